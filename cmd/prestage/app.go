@@ -1,0 +1,262 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/docker/go-units"
+	"github.com/spf13/cobra"
+	"golang.org/x/time/rate"
+
+	"prestage/ckm"
+	"prestage/internal/assemble"
+	"prestage/internal/client"
+	"prestage/internal/localhost"
+	"prestage/internal/prestage"
+	"prestage/internal/repo"
+	"prestage/internal/settings"
+)
+
+// Exit codes, part of the command line's contract.
+const (
+	exitDone     = 0
+	exitFailed   = 1
+	exitUsage    = 2
+	exitDamaged  = 3
+	exitNotFound = 4
+)
+
+// app is one run of the program: the global flags and where output goes.
+type app struct {
+	out, err io.Writer
+	json     bool
+	quiet    bool
+	progress string
+	config   string
+
+	meter *meter
+}
+
+// run runs the command line and returns the exit code.
+func run(ctx context.Context, args []string, out, errOut io.Writer) int {
+	a := &app{out: out, err: errOut}
+	root := &cobra.Command{
+		Use:   "prestage",
+		Short: "Get virtual machine images onto computers before anyone needs them",
+		Long: `prestage packs a disk image into two files (CKM and INDEX), puts them into the
+pre-stage folder of a machine, checks every byte, locks them down, and installs
+the image from there: offline, verified, at disk speed.
+
+IMAGE is NAME, for the latest version, or NAME:N.`,
+		SilenceUsage: true, SilenceErrors: true,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		PersistentPreRunE: func(*cobra.Command, []string) (err error) {
+			a.meter, err = newMeter(a)
+			return err
+		},
+	}
+	f := root.PersistentFlags()
+	f.BoolVar(&a.json, "json", false, "print results as JSON")
+	f.BoolVarP(&a.quiet, "quiet", "q", false, "print nothing but errors and what was asked for")
+	f.StringVar(&a.progress, "progress", "auto", "show progress: auto, plain or none")
+	f.StringVar(&a.config, "config", os.Getenv("PRESTAGE_CONFIG"), "settings file (default /etc/prestage/prestage.toml)")
+	root.AddCommand(a.packCommand(), a.listCommand(), a.inspectCommand(), a.verifyCommand(), a.repairCommand(),
+		a.setupCommand(), a.relocateCommand(), a.statusCommand(), a.pushCommand(), a.installCommand(),
+		a.removeCommand(), a.catalogCommand(), a.versionCommand())
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetArgs(args)
+	root.SetOut(out)
+	root.SetErr(errOut)
+
+	cmd, err := root.ExecuteContextC(ctx)
+	if a.meter != nil {
+		a.meter.finish()
+	}
+	if err == nil {
+		return exitDone
+	}
+	if ctx.Err() != nil {
+		err = errors.New("interrupted; run the same command again to go on")
+	}
+	code := exitCode(err)
+	var quiet silentError
+	switch {
+	case errors.As(err, &quiet):
+	case a.json:
+		json.NewEncoder(errOut).Encode(map[string]any{"error": err.Error(), "exit_code": code})
+	default:
+		fmt.Fprintf(errOut, "prestage: %v\n", err)
+		if code == exitUsage {
+			fmt.Fprintf(errOut, "Run \"%s --help\" for how to use it.\n", cmd.CommandPath())
+		}
+	}
+	return code
+}
+
+// usageError is a mistake on the command line.
+type usageError struct{ error }
+
+// silentError ends the program with its code; all has been said.
+type silentError struct{ code int }
+
+func (e silentError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
+
+func exitCode(err error) int {
+	var usage usageError
+	var silent silentError
+	switch {
+	case errors.As(err, &silent):
+		return silent.code
+	case errors.As(err, &usage), strings.HasPrefix(err.Error(), "unknown command"):
+		return exitUsage
+	case errors.Is(err, client.ErrDamaged), errors.Is(err, prestage.ErrDamaged), errors.Is(err, ckm.ErrFormat),
+		errors.Is(err, ckm.ErrMismatch), errors.Is(err, assemble.ErrIncomplete):
+		return exitDamaged
+	case errors.Is(err, repo.ErrNotFound), errors.Is(err, fs.ErrNotExist), errors.Is(err, prestage.ErrNotSetUp):
+		return exitNotFound
+	}
+	return exitFailed
+}
+
+// exactly and atLeast check the number of arguments; what says what they are.
+func exactly(n int, what string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) != n {
+			return usageError{fmt.Errorf("it takes %s, and %d arguments were given", what, len(args))}
+		}
+		return nil
+	}
+}
+
+func atLeast(n int, what string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) < n {
+			return usageError{fmt.Errorf("it takes %s", what)}
+		}
+		return nil
+	}
+}
+
+// image reads an IMAGE argument.
+func image(arg string) (name string, version uint32, err error) {
+	name, version, err = repo.ParseImage(arg)
+	if err != nil {
+		return "", 0, usageError{err}
+	}
+	return name, version, nil
+}
+
+// print writes v as JSON, or calls text otherwise.
+func (a *app) print(v any, text func(w io.Writer)) error {
+	a.meter.finish()
+	if !a.json {
+		text(a.out)
+		return nil
+	}
+	e := json.NewEncoder(a.out)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
+// report is print for what --quiet leaves out.
+func (a *app) report(v any, text func(w io.Writer)) error {
+	return a.print(v, func(w io.Writer) {
+		if !a.quiet {
+			text(w)
+		}
+	})
+}
+
+func size[T int64 | uint64 | int](n T) string { return units.BytesSize(float64(n)) }
+
+// configPath returns the settings file.
+func (a *app) configPath() (string, error) {
+	if a.config != "" {
+		return a.config, nil
+	}
+	return settings.DefaultPath()
+}
+
+func (a *app) settings() (settings.Settings, error) {
+	path, err := a.configPath()
+	if err != nil {
+		return settings.Settings{}, err
+	}
+	return settings.Load(path)
+}
+
+// host returns this machine.
+func (a *app) host() (*localhost.Host, error) {
+	path, err := a.configPath()
+	if err != nil {
+		return nil, err
+	}
+	return localhost.New(path), nil
+}
+
+// images adds the flag --images, and imagesPlace finds what it stands for.
+func imagesFlag(cmd *cobra.Command, into *string) {
+	cmd.Flags().StringVar(into, "images", "", "folder or URL of packages (default $PRESTAGE_IMAGES, then the configured server, then ./MEDVImages)")
+}
+
+func (a *app) imagesPlace(flag string) (string, error) {
+	if flag != "" {
+		return flag, nil
+	}
+	if env := os.Getenv("PRESTAGE_IMAGES"); env != "" {
+		return env, nil
+	}
+	s, err := a.settings()
+	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		return "", err
+	}
+	if s.Server != "" {
+		return s.Server, nil
+	}
+	return "MEDVImages", nil
+}
+
+func (a *app) repository(flag string) (repo.Repository, error) {
+	place, err := a.imagesPlace(flag)
+	if err != nil {
+		return nil, err
+	}
+	return repo.Open(place)
+}
+
+// folder is repository where only a folder will do.
+func (a *app) folder(flag string) (*repo.Folder, error) {
+	r, err := a.repository(flag)
+	if err != nil {
+		return nil, err
+	}
+	f, ok := r.(*repo.Folder)
+	if !ok {
+		return nil, usageError{fmt.Errorf("%s is a server; name a folder with --images", r)}
+	}
+	return f, nil
+}
+
+// limitFlag adds the flag --limit, and limiter reads it.
+func limitFlag(cmd *cobra.Command, into *string) {
+	cmd.Flags().StringVar(into, "limit", "", "most bytes a second, for instance 20MiB")
+}
+
+func limiter(s string) (*rate.Limiter, error) {
+	if s == "" {
+		return nil, nil
+	}
+	n, err := units.RAMInBytes(strings.TrimSuffix(s, "/s"))
+	if err != nil || n <= 0 {
+		return nil, usageError{fmt.Errorf("--limit %q: use a number of bytes a second, for instance 20MiB", s)}
+	}
+	return rate.NewLimiter(rate.Limit(n), int(min(n, 1<<20))), nil
+}

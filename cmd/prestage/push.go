@@ -1,0 +1,86 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"prestage/internal/prestage"
+	"prestage/internal/repo"
+)
+
+func (a *app) pushCommand() *cobra.Command {
+	var images, limit string
+	cmd := &cobra.Command{
+		Use:   "push IMAGE...",
+		Short: "Put packages into the pre-stage folder: copy, check, mark read-only",
+		Args:  atLeast(1, "one IMAGE or more"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := a.repository(images)
+			if err != nil {
+				return err
+			}
+			var done []pushed
+			for _, arg := range args {
+				p, err := a.push(cmd.Context(), r, arg, limit)
+				if err != nil {
+					return err
+				}
+				done = append(done, *p)
+			}
+			return a.report(done, func(w io.Writer) {
+				for _, p := range done {
+					for _, c := range p.Changes {
+						fmt.Fprintln(w, c)
+					}
+					if p.Already {
+						fmt.Fprintf(w, "%s is staged already, verified %s\n", p.Image, p.Receipt.Verified.Local().Format("2006-01-02 15:04:05"))
+						continue
+					}
+					fmt.Fprintf(w, "staged %s: %s, read back and checked, marked read-only\n", p.Image, size(p.Size))
+				}
+			})
+		},
+	}
+	imagesFlag(cmd, &images)
+	limitFlag(cmd, &limit)
+	return cmd
+}
+
+// pushed is what push reports of one image.
+type pushed struct {
+	Image string `json:"image"`
+	*prestage.Pushed
+}
+
+func (a *app) push(ctx context.Context, r repo.Repository, arg, limit string) (*pushed, error) {
+	name, version, err := image(arg)
+	if err != nil {
+		return nil, err
+	}
+	l, err := limiter(limit)
+	if err != nil {
+		return nil, err
+	}
+	h, err := a.host()
+	if err != nil {
+		return nil, err
+	}
+	if version == 0 {
+		e, err := repo.Find(ctx, r, name, 0)
+		if err != nil {
+			return nil, err
+		}
+		version = e.Version
+	}
+	p, err := prestage.Push(ctx, h, r, name, version, l, a.meter)
+	if err != nil {
+		return nil, err
+	}
+	if p.Changes == nil {
+		p.Changes = []string{}
+	}
+	return &pushed{repo.ImageName(name, version), p}, nil
+}

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+
+	"github.com/spf13/cobra"
+
+	"prestage/ckm"
+	"prestage/internal/assemble"
+	"prestage/internal/prestage"
+	"prestage/internal/repo"
+	"prestage/internal/verify"
+)
+
+func (a *app) repairCommand() *cobra.Command {
+	var from, images string
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "repair PATH|IMAGE --from DIR|URL",
+		Short: "Mend what is damaged from another copy, fetching nothing else",
+		Args:  exactly(1, "one PATH or IMAGE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if from == "" {
+				return usageError{errors.New("say where a good copy is with --from DIR|URL")}
+			}
+			source, err := repo.Open(from)
+			if err != nil {
+				return usageError{err}
+			}
+			targets, err := a.targets(cmd.Context(), args[0], images)
+			if err != nil {
+				return err
+			}
+			var done []repaired
+			for _, t := range targets {
+				if t.folder != nil && same(t.folder.String(), from) {
+					continue // an IMAGE's copies may include the good one
+				}
+				r, err := a.repair(cmd.Context(), t, source, force)
+				if err != nil {
+					return fmt.Errorf("%s: %w", t, err)
+				}
+				done = append(done, *r)
+			}
+			if len(done) == 0 {
+				return usageError{fmt.Errorf("%s is the copy that --from names; name another one to repair it from", args[0])}
+			}
+			return a.report(done, func(w io.Writer) {
+				for _, r := range done {
+					if r.Mended == 0 && r.Faults == 0 {
+						fmt.Fprintf(w, "nothing to repair: %s\n", r.what)
+						continue
+					}
+					fmt.Fprintf(w, "repaired %s: %s, verified\n", r.what, r.how)
+				}
+			})
+		},
+	}
+	cmd.Flags().StringVar(&from, "from", "", "folder or URL of a good copy")
+	cmd.Flags().BoolVar(&force, "force", false, "repair an installed image even while a program uses it")
+	imagesFlag(cmd, &images)
+	return cmd
+}
+
+// repaired is what repair reports of one target.
+type repaired struct {
+	Name    string `json:"name"`
+	Version uint32 `json:"version"`
+	Mended  int64  `json:"mended"` // bytes of a package
+	Faults  int    `json:"faults"` // of an installed image
+
+	what, how string
+}
+
+func (a *app) repair(ctx context.Context, t target, from repo.Repository, force bool) (*repaired, error) {
+	r := &repaired{Name: t.name, Version: t.version, what: t.String()}
+	if t.store != nil {
+		faults, err := a.repairInstalled(ctx, t, from, force)
+		r.Faults, r.how = len(faults), count(len(faults), "fault")
+		return r, err
+	}
+	var err error
+	r.Mended, err = verify.RepairPackage(ctx, t.folder, t.name, t.version, from, a.meter)
+	r.how = size(r.Mended) + " fetched"
+	if err == nil && t.staged {
+		h, hostErr := a.host()
+		if hostErr != nil {
+			return r, hostErr
+		}
+		err = prestage.Reseal(ctx, h, t.name, t.version, a.meter)
+	}
+	return r, err
+}
+
+func (a *app) repairInstalled(ctx context.Context, t target, from repo.Repository, force bool) ([]assemble.Fault, error) {
+	x, err := t.store.Index(t.name, t.version)
+	if errors.Is(err, ckm.ErrFormat) {
+		if x, err = repo.ReadIndex(ctx, from, t.name, t.version); err == nil {
+			err = t.store.RestoreIndex(ctx, from, t.name, t.version)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := a.notInUse(ctx, t, force); err != nil {
+		return nil, err
+	}
+	dir := t.store.ImageDir(t.name, t.version)
+	faults, err := verify.RepairImage(ctx, x, dir, []assemble.Source{assemble.RepositorySource(from, x)}, a.meter)
+	if err != nil || len(faults) == 0 {
+		return faults, err
+	}
+	left, err := verify.Image(ctx, x, dir, a.meter)
+	if err == nil && len(left) > 0 {
+		err = fmt.Errorf("%w: still damaged after the repair: %s; check the disk", ckm.ErrMismatch, left[0])
+	}
+	return faults, err
+}
+
+// notInUse refuses to touch an installed image that a program has open.
+func (a *app) notInUse(ctx context.Context, t target, force bool) error {
+	files, err := t.store.Files(t.name, t.version)
+	if err != nil {
+		return err
+	}
+	return a.pathsNotInUse(ctx, force, files...)
+}
+
+func (a *app) pathsNotInUse(ctx context.Context, force bool, paths ...string) error {
+	if force {
+		return nil
+	}
+	h, err := a.host()
+	if err != nil {
+		return err
+	}
+	for _, p := range paths {
+		used, err := h.InUse(ctx, p)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if used {
+			return fmt.Errorf("%s is %w by another program; stop it first, or use --force", p, prestage.ErrInUse)
+		}
+	}
+	return nil
+}

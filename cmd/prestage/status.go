@@ -1,0 +1,79 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"prestage/internal/prestage"
+	"prestage/internal/repo"
+)
+
+func (a *app) statusCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "status",
+		Short: "Show the pre-stage folder, its rights, and what is staged",
+		Long:  `The exit code is 3 when anything is not as the procedure leaves it; "prestage setup" mends folders and rights.`,
+		Args:  exactly(0, "no arguments"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			h, err := a.host()
+			if err != nil {
+				return err
+			}
+			st, err := prestage.GetStatus(cmd.Context(), h)
+			if err != nil {
+				return err
+			}
+			if err := a.print(st, func(w io.Writer) { showStatus(w, st) }); err != nil {
+				return err
+			}
+			if !st.OK() {
+				return silentError{exitDamaged}
+			}
+			return nil
+		},
+	}
+}
+
+func showStatus(w io.Writer, st *prestage.Status) {
+	fmt.Fprintf(w, "pre-stage folder  %s\nimage store       %s\n", st.Location, st.VMSFolder)
+	deviations := 0
+	deviate := func(format string, args ...any) {
+		if deviations++; deviations == 1 {
+			fmt.Fprintln(w, "\nNot as it should be:")
+		}
+		fmt.Fprintf(w, "  "+format+"\n", args...)
+	}
+	if len(st.Packages) == 0 {
+		fmt.Fprintln(w, "no packages are staged")
+	} else {
+		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(t, "\nIMAGE NAME\tVERSION\tFILE SIZE\tIMAGE SIZE\tSEALED\tLAST VERIFIED")
+		for _, p := range st.Packages {
+			sealed, verified := "no", "never"
+			if p.Sealed {
+				sealed = "yes"
+			}
+			if p.Verified != nil {
+				verified = p.Verified.Local().Format("2006-01-02 15:04:05")
+			}
+			fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\t%s\n", p.Name, p.Version, size(p.FileSize), size(p.ImageSize), sealed, verified)
+		}
+		t.Flush()
+	}
+	for _, f := range st.Folders {
+		for _, d := range f.Deviations {
+			deviate("%s: %s", f.Path, d)
+		}
+	}
+	for _, p := range st.Packages {
+		for _, d := range p.Deviations {
+			deviate("%s: %s", repo.ImageName(p.Name, p.Version), d)
+		}
+	}
+	for _, s := range st.Stray {
+		deviate("%s does not belong into the pre-stage folder", s)
+	}
+}

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"prestage/internal/assemble"
+	"prestage/internal/prestage"
+	"prestage/internal/verify"
+)
+
+func (a *app) verifyCommand() *cobra.Command {
+	var images string
+	cmd := &cobra.Command{
+		Use:   "verify PATH|IMAGE ...",
+		Short: "Check packages and installed images, and name all damage",
+		Long: `PATH is a file of a package, a folder of packages, a pre-stage folder, or the
+folder of an installed image; IMAGE stands for every copy on this machine. An
+installed image that was used has been changed by its user, and verify says so.
+
+The exit code is 3 when anything is damaged.`,
+		Args: atLeast(1, "a PATH or an IMAGE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var results []verified
+			damaged := false
+			for _, arg := range args {
+				targets, err := a.targets(cmd.Context(), arg, images)
+				if err != nil {
+					return err
+				}
+				for _, t := range targets {
+					v, err := a.verify(cmd.Context(), t)
+					if err != nil {
+						return fmt.Errorf("%s: %w", t, err)
+					}
+					results = append(results, *v)
+					damaged = damaged || len(v.Faults) > 0
+				}
+			}
+			if err := a.report(results, func(w io.Writer) { showVerified(w, results) }); err != nil {
+				return err
+			}
+			if damaged {
+				return silentError{exitDamaged}
+			}
+			return nil
+		},
+	}
+	imagesFlag(cmd, &images)
+	return cmd
+}
+
+// verified is what verify reports of one target.
+type verified struct {
+	Name    string           `json:"name"`
+	Version uint32           `json:"version"`
+	Where   string           `json:"where"`
+	Kind    string           `json:"kind"` // package, staged, installed
+	OK      bool             `json:"ok"`
+	Faults  []assemble.Fault `json:"faults"`
+
+	what string
+}
+
+func (a *app) verify(ctx context.Context, t target) (*verified, error) {
+	v := &verified{Name: t.name, Version: t.version, Kind: "package", what: t.String()}
+	var err error
+	switch {
+	case t.store != nil:
+		v.Kind, v.Where = "installed", t.store.ImageDir(t.name, t.version)
+		v.Faults, err = verifyInstalled(ctx, a, t)
+	case t.staged:
+		v.Kind, v.Where = "staged", t.folder.String()
+		h, hostErr := a.host()
+		if hostErr != nil {
+			return nil, hostErr
+		}
+		v.Faults, err = prestage.VerifyPackage(ctx, h, t.name, t.version, a.meter)
+	default:
+		v.Where = t.folder.String()
+		_, v.Faults, err = verify.Package(ctx, verify.Folder(t.folder), t.name, t.version, a.meter)
+	}
+	if v.Faults == nil {
+		v.Faults = []assemble.Fault{}
+	}
+	v.OK = len(v.Faults) == 0
+	return v, err
+}
+
+func verifyInstalled(ctx context.Context, a *app, t target) ([]assemble.Fault, error) {
+	x, err := t.store.Index(t.name, t.version)
+	if err != nil {
+		return nil, err
+	}
+	return verify.Image(ctx, x, t.store.ImageDir(t.name, t.version), a.meter)
+}
+
+func showVerified(w io.Writer, results []verified) {
+	for _, v := range results {
+		if v.OK {
+			fmt.Fprintf(w, "ok       %s\n", v.what)
+			continue
+		}
+		fmt.Fprintf(w, "DAMAGED  %s: %s\n", v.what, count(len(v.Faults), "fault"))
+		for _, f := range v.Faults {
+			fmt.Fprintf(w, "  %s\n", f)
+		}
+		switch {
+		case v.Kind == "installed":
+			fmt.Fprintf(w, "  An image that was used is changed by that. \"prestage repair\" makes it what was packed; changes are lost.\n")
+		default:
+			fmt.Fprintf(w, "  \"prestage repair\" mends it from another copy (--from).\n")
+		}
+	}
+}

@@ -1,0 +1,102 @@
+package assemble
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"runtime"
+
+	"golang.org/x/sync/errgroup"
+
+	"prestage/ckm"
+)
+
+// CKMFile is a file that a CKM is written to. WriteAt and ReadAt may be called
+// from several goroutines at once.
+type CKMFile interface {
+	io.ReaderAt
+	io.WriterAt
+	Size() (int64, error)
+	Truncate(size int64) error
+	Sync() error
+}
+
+// CheckCKM compares every frame of the CKM r, which has the given size, with
+// the digest of its stored bytes and calls bad for each that differs or is
+// missing, from several goroutines at once. Framed reports whether header,
+// trailer and length are right as well. Nothing is decompressed.
+func CheckCKM(ctx context.Context, x *ckm.Index, r io.ReaderAt, size int64, add func(int64), bad func(frame int)) (framed bool, err error) {
+	if framed, err = checkFraming(x, r, size); err != nil {
+		return false, err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	work := make(chan [2]int)
+	g.Go(func() error {
+		defer close(work)
+		for first := 0; first < x.Frames(); {
+			end := first + 1
+			for end < x.Frames() && frameEnd(x, end)-int64(x.Frame(first).Offset) <= checkSpan {
+				end++
+			}
+			select {
+			case work <- [2]int{first, end}:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			first = end
+		}
+		return nil
+	})
+	for range runtime.GOMAXPROCS(0) {
+		g.Go(func() error {
+			buf := make([]byte, checkSpan)
+			for span := range work {
+				off := int64(x.Frame(span[0]).Offset)
+				p := grow(&buf, int(frameEnd(x, span[1]-1)-off))
+				n, err := r.ReadAt(p, off)
+				if err != nil && !errors.Is(err, io.EOF) {
+					return err
+				}
+				for f := span[0]; f < span[1]; f++ {
+					from := int64(x.Frame(f).Offset) - off
+					end := from + int64(x.Frame(f).Stored)
+					if end > int64(n) || x.CheckStored(f, p[from:end]) != nil {
+						bad(f)
+					}
+				}
+				add(int64(len(p)))
+			}
+			return nil
+		})
+	}
+	return framed, g.Wait()
+}
+
+func frameEnd(x *ckm.Index, f int) int64 {
+	return int64(x.Frame(f).Offset) + int64(x.Frame(f).Stored)
+}
+
+func grow(buf *[]byte, n int) []byte {
+	if cap(*buf) < n {
+		*buf = make([]byte, n)
+	}
+	return (*buf)[:n]
+}
+
+// checkFraming compares length, header and trailer.
+func checkFraming(x *ckm.Index, r io.ReaderAt, size int64) (bool, error) {
+	if size != int64(x.CKMLength) {
+		return false, nil
+	}
+	for off, want := range map[int64][]byte{0: ckm.Header(), size - ckm.TrailerSize: x.Trailer().Append(nil)} {
+		got := make([]byte, len(want))
+		if _, err := r.ReadAt(got, off); err != nil && !errors.Is(err, io.EOF) {
+			return false, err
+		}
+		if !bytes.Equal(got, want) {
+			return false, nil
+		}
+	}
+	return true, nil
+}

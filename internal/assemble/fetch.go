@@ -1,0 +1,224 @@
+// Package assemble builds an image, or a copy of a CKM, from an index and
+// sources of its frames. What is unfinished is its own journal: after a cut,
+// what is there is checked, and only what is not right is fetched.
+package assemble
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
+
+	"prestage/ckm"
+	"prestage/internal/progress"
+	"prestage/internal/repo"
+)
+
+// ErrIncomplete says that no source had all frames that were needed.
+var ErrIncomplete = errors.New("the package cannot be read in full")
+
+// A Source is a place that a package's CKM can be read from. It is opened only
+// when it is needed.
+type Source struct {
+	Name string // for people
+	Open func(context.Context) (repo.Data, error)
+}
+
+// RepositorySource is the CKM of package x in r.
+func RepositorySource(r repo.Repository, x *ckm.Index) Source {
+	return Source{fmt.Sprint(r), func(ctx context.Context) (repo.Data, error) { return r.Data(ctx, x.Name, x.Version) }}
+}
+
+// A Fetcher brings frames from sources. A source that fails, or has wrong
+// bytes, costs only the frames that it could not supply: the next one is
+// asked for those.
+type Fetcher struct {
+	Index   *ckm.Index
+	Sources []Source
+	Meter   progress.Meter
+	Limit   *rate.Limiter // bytes a second, nil for none
+
+	// Fetched counts the stored bytes that each source supplied.
+	Fetched []int64
+}
+
+// Frames fetches the frames in need, which are in ascending order, and hands
+// the stored bytes of each to use, from several goroutines at once. An error
+// of use that wraps ckm.ErrMismatch says that the bytes are not the frame's;
+// any other ends the work. The error wraps ErrIncomplete when frames are
+// missing after the last source was asked.
+func (t *Fetcher) Frames(ctx context.Context, need []int, use func(frame int, stored []byte) error) error {
+	var causes []string
+	t.Fetched = make([]int64, len(t.Sources))
+	for i, src := range t.Sources {
+		if len(need) == 0 {
+			return nil
+		}
+		missing, cause, err := t.from(ctx, i, need, use)
+		if err != nil {
+			return err
+		}
+		if need = missing; len(need) == 0 {
+			return nil
+		}
+		causes = append(causes, fmt.Sprintf("%s: %v", src.Name, cause))
+		if i+1 < len(t.Sources) {
+			t.Meter.Warn("%s: %v; %d of %d frames will be read from %s instead", src.Name, cause, len(need), t.Index.Frames(), t.Sources[i+1].Name)
+		}
+	}
+	if len(need) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w: %d of %d frames are missing or damaged: %s", ErrIncomplete, len(need), t.Index.Frames(), strings.Join(causes, "; "))
+}
+
+// from fetches what it can from one source and returns the frames that are
+// still missing, and why.
+func (t *Fetcher) from(ctx context.Context, source int, need []int, use func(int, []byte) error) (missing []int, cause, err error) {
+	var (
+		mu    sync.Mutex
+		spans = make(chan []int)
+	)
+	src, err := t.Sources[source].Open(ctx)
+	if err != nil {
+		return need, err, ctx.Err()
+	}
+	defer src.Close()
+	if size, err := src.Size(); err == nil && size > int64(t.Index.CKMLength) {
+		return need, fmt.Errorf("%w: it has %d bytes and should have %d: it is another package's", ckm.ErrMismatch, size, t.Index.CKMLength), nil
+	}
+	traits := src.Traits()
+	fail := func(frames []int, why error) {
+		mu.Lock()
+		defer mu.Unlock()
+		missing = append(missing, frames...)
+		if cause == nil || errors.Is(cause, ckm.ErrMismatch) {
+			cause = why
+		}
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer close(spans)
+		for rest := need; len(rest) > 0; {
+			n := t.span(rest, traits)
+			select {
+			case spans <- rest[:n]:
+			case <-gctx.Done():
+				return gctx.Err()
+			}
+			rest = rest[n:]
+		}
+		return nil
+	})
+	readers := traits.Readers
+	if readers == 0 {
+		readers = runtime.GOMAXPROCS(0)
+	}
+	for range readers {
+		g.Go(func() error {
+			var buf []byte
+			for frames := range spans {
+				got, err := t.read(gctx, src, frames, &buf, use, fail)
+				mu.Lock()
+				t.Fetched[source] += got
+				mu.Unlock()
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, nil, err
+	}
+	slices.Sort(missing)
+	return missing, cause, nil
+}
+
+// span returns how many of the frames are read as one range.
+func (t *Fetcher) span(frames []int, traits repo.Traits) int {
+	first := t.Index.Frame(frames[0])
+	end := int64(first.Offset) + int64(first.Stored)
+	n := 1
+	for ; n < len(frames); n++ {
+		f := t.Index.Frame(frames[n])
+		next := int64(f.Offset) + int64(f.Stored)
+		if int64(f.Offset)-end > traits.MaxGap || next-int64(first.Offset) > traits.MaxSpan {
+			break
+		}
+		end = next
+	}
+	return n
+}
+
+// read reads one span and returns how many bytes of frames were used. Only an
+// error that ends all work is returned; others go to fail.
+func (t *Fetcher) read(ctx context.Context, src repo.Data, frames []int, buf *[]byte,
+	use func(int, []byte) error, fail func([]int, error)) (got int64, err error) {
+	at := int64(t.Index.Frame(frames[0]).Offset)
+	last := t.Index.Frame(frames[len(frames)-1])
+	r, err := src.ReadRange(ctx, at, int64(last.Offset)+int64(last.Stored)-at)
+	if err != nil {
+		if ctx.Err() != nil {
+			return 0, ctx.Err()
+		}
+		fail(frames, err)
+		return 0, nil
+	}
+	defer r.Close()
+	for i, n := range frames {
+		f := t.Index.Frame(n)
+		if cap(*buf) < int(f.Stored) {
+			*buf = make([]byte, 2*f.Stored)
+		}
+		stored := (*buf)[:f.Stored]
+		if _, err = io.CopyN(io.Discard, r, int64(f.Offset)-at); err == nil {
+			err = t.wait(ctx, len(stored))
+		}
+		if err == nil {
+			_, err = io.ReadFull(r, stored)
+		}
+		if ctx.Err() != nil {
+			return got, ctx.Err()
+		}
+		if err != nil {
+			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+				err = fmt.Errorf("%w: the CKM is cut short", ckm.ErrMismatch)
+			}
+			fail(frames[i:], err)
+			return got, nil
+		}
+		at = int64(f.Offset) + int64(f.Stored)
+		if err := use(n, stored); errors.Is(err, ckm.ErrMismatch) {
+			fail(frames[i:i+1], err)
+			continue
+		} else if err != nil {
+			return got, err
+		}
+		got += int64(len(stored))
+	}
+	return got, nil
+}
+
+// wait holds n bytes back to keep to the limit.
+func (t *Fetcher) wait(ctx context.Context, n int) error {
+	if t.Limit == nil {
+		return ctx.Err()
+	}
+	for n > 0 {
+		m := min(n, t.Limit.Burst())
+		if err := t.Limit.WaitN(ctx, m); err != nil {
+			return err
+		}
+		n -= m
+	}
+	return nil
+}

@@ -1,0 +1,396 @@
+package assemble
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"golang.org/x/sync/errgroup"
+
+	"prestage/ckm"
+	"prestage/internal/disk"
+)
+
+// sparseBlock is the unit in which zeros are left out of new files, in bytes.
+const sparseBlock = 4 << 10
+
+var zeros [sparseBlock]byte
+
+// Target is an image's files in a folder, open to be read, checked or written.
+type Target struct {
+	x     *ckm.Index
+	place *ckm.Placement
+	files []*os.File
+	fresh bool // all files were created empty: zeros need not be written
+}
+
+// CreateTarget opens the image's files under root for writing, creating those
+// that are missing. Fresh reports whether nothing was there.
+func CreateTarget(root *os.Root, x *ckm.Index) (t *Target, err error) {
+	t = &Target{x: x, place: ckm.NewPlacement(x), fresh: true}
+	defer func() {
+		if err != nil {
+			t.Close()
+		}
+	}()
+	for _, f := range x.Files {
+		name := filepath.FromSlash(f.Path)
+		if err := root.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			return nil, err
+		}
+		file, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
+		if errors.Is(err, fs.ErrExist) {
+			t.fresh = false
+			file, err = root.OpenFile(name, os.O_RDWR, 0)
+		}
+		if err != nil {
+			return nil, err
+		}
+		t.files = append(t.files, file)
+		if err := file.Truncate(int64(f.Size)); err != nil {
+			return nil, err
+		}
+	}
+	return t, nil
+}
+
+// OpenTarget opens the image's files in dir, for reading or, to mend them, for
+// writing as well: then files that are missing are created.
+func OpenTarget(dir string, x *ckm.Index, write bool) (*Target, error) {
+	t := &Target{x: x, place: ckm.NewPlacement(x)}
+	mode := os.O_RDONLY
+	if write {
+		mode = os.O_RDWR | os.O_CREATE
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	for _, f := range x.Files {
+		name := filepath.FromSlash(f.Path)
+		if write {
+			err = root.MkdirAll(filepath.Dir(name), 0o755)
+		}
+		var file *os.File
+		if err == nil {
+			file, err = root.OpenFile(name, mode, 0o644)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Close()
+			return nil, err
+		}
+		t.files = append(t.files, file) // nil when it does not exist
+	}
+	return t, nil
+}
+
+// Close closes all files.
+func (t *Target) Close() error {
+	var errs []error
+	for _, f := range t.files {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Sync brings all files to the disk.
+func (t *Target) Sync() error {
+	for _, f := range t.files {
+		if err := f.Sync(); err != nil {
+			return fmt.Errorf("syncing %q: %w", f.Name(), err)
+		}
+	}
+	return nil
+}
+
+// Size returns the size of file i in bytes, or -1 when it is missing.
+func (t *Target) Size(i int) (int64, error) {
+	if t.files[i] == nil {
+		return -1, nil
+	}
+	st, err := t.files[i].Stat()
+	if err != nil {
+		return 0, err
+	}
+	return st.Size(), nil
+}
+
+// WriteFrame writes the chunks of a frame, raw, to all of their places.
+func (t *Target) WriteFrame(f int, raw []byte) error {
+	first, end := t.x.FrameChunks(f)
+	for s := range t.place.Of(first, end) {
+		at := t.x.RunLength(uint32(first), s.Chunk-uint32(first))
+		p := raw[at : at+t.x.RunLength(s.Chunk, s.Count)]
+		for _, e := range extents(t.x, &s) {
+			if err := t.writeAt(int(s.File), p[:e.Length], int64(e.Offset)); err != nil {
+				return err
+			}
+			p = p[e.Length:]
+		}
+	}
+	return nil
+}
+
+// extents returns the segment's extents, one for a run.
+func extents(x *ckm.Index, s *ckm.Segment) []ckm.Extent {
+	if s.Extents != nil {
+		return s.Extents
+	}
+	return []ckm.Extent{{Offset: s.Offset, Length: uint64(x.RunLength(s.Chunk, s.Count))}}
+}
+
+func (t *Target) writeAt(file int, p []byte, off int64) error {
+	f := t.files[file]
+	if !t.fresh {
+		_, err := f.WriteAt(p, off)
+		return err
+	}
+	for len(p) > 0 {
+		skip := zeroBlocks(p, off)
+		p, off = p[skip:], off+int64(skip)
+		n := dataBlocks(p, off)
+		if n > 0 {
+			if _, err := f.WriteAt(p[:n], off); err != nil {
+				return err
+			}
+		}
+		p, off = p[n:], off+int64(n)
+	}
+	return nil
+}
+
+// zeroBlocks returns how many bytes at the start of p are whole zero blocks.
+func zeroBlocks(p []byte, off int64) int {
+	if off%sparseBlock != 0 {
+		return 0
+	}
+	n := 0
+	for len(p)-n >= sparseBlock && isZero(p[n:n+sparseBlock]) {
+		n += sparseBlock
+	}
+	return n
+}
+
+// dataBlocks returns how many bytes of p lie before the next whole zero block.
+func dataBlocks(p []byte, off int64) int {
+	n := int(-off & (sparseBlock - 1)) // up to the next block's start
+	for ; len(p)-n >= sparseBlock; n += sparseBlock {
+		if isZero(p[n : n+sparseBlock]) {
+			return n
+		}
+	}
+	return len(p)
+}
+
+func isZero(p []byte) bool { return p[0] == 0 && bytes.Equal(p, zeros[:len(p)]) }
+
+// A Fault is a part of a file that is not what the index says.
+type Fault struct {
+	File   string `json:"file"`
+	Chunk  int    `json:"chunk"`  // number, or -1 when the fault is in none
+	Offset int64  `json:"offset"` // bytes
+	Length int64  `json:"length"` // bytes
+	Reason string `json:"reason"`
+
+	file   int // of the image, by number
+	isHole bool
+}
+
+// String describes the fault in a line.
+func (f Fault) String() string {
+	if f.Chunk < 0 {
+		return fmt.Sprintf("%s: offset %d, length %d: %s", f.File, f.Offset, f.Length, f.Reason)
+	}
+	return fmt.Sprintf("%s: chunk %d, offset %d, length %d: %s", f.File, f.Chunk, f.Offset, f.Length, f.Reason)
+}
+
+// CompareFaults orders faults by file and offset.
+func CompareFaults(a, b Fault) int {
+	return cmp.Or(cmp.Compare(a.file, b.file), cmp.Compare(a.File, b.File), cmp.Compare(a.Offset, b.Offset))
+}
+
+// checkSpan is how much of a file is read at once when it is checked, in bytes.
+const checkSpan = 1 << 20
+
+// Check compares all chunks with their IDs and calls bad for each fault, from
+// several goroutines at once. It reads every byte that the index places; add
+// hears of each.
+func (t *Target) Check(ctx context.Context, add func(int64), bad func(Fault)) error {
+	g, ctx := errgroup.WithContext(ctx)
+	work := make(chan ckm.Segment)
+	g.Go(func() error {
+		defer close(work)
+		for _, s := range t.x.Segments() {
+			select {
+			case work <- s:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		return nil
+	})
+	for range runtime.GOMAXPROCS(0) {
+		g.Go(func() error {
+			buf := make([]byte, checkSpan)
+			for s := range work {
+				if err := t.checkSegment(ctx, s, buf, bad); err != nil {
+					return err
+				}
+				add(t.x.RunLength(s.Chunk, s.Count))
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// checkSegment checks one segment, a part of at most len(buf) bytes at a time.
+func (t *Target) checkSegment(ctx context.Context, s ckm.Segment, buf []byte, bad func(Fault)) error {
+	for s.Count > 0 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		part := s
+		for part.Count = 1; part.Count < s.Count && t.x.RunLength(s.Chunk, part.Count+1) <= int64(len(buf)); {
+			part.Count++
+		}
+		p := buf[:t.x.RunLength(part.Chunk, part.Count)]
+		readErr := t.read(&part, p)
+		if readErr != nil && !errors.Is(readErr, io.EOF) && !errors.Is(readErr, fs.ErrNotExist) {
+			return readErr
+		}
+		at := int64(0)
+		for c := part.Chunk; c < part.Chunk+part.Count; c++ {
+			n := int64(t.x.ChunkLength(int(c)))
+			if readErr != nil || ckm.Sum(p[at:at+n]) != t.x.ID(int(c)) {
+				bad(t.fault(&part, int(c), at, n))
+			}
+			at += n
+		}
+		s.Chunk += part.Count
+		s.Count -= part.Count
+		s.Offset += uint64(at)
+	}
+	return nil
+}
+
+func (t *Target) fault(s *ckm.Segment, chunk int, at, n int64) Fault {
+	return Fault{File: t.x.Files[s.File].Path, Chunk: chunk, Offset: int64(s.Offset) + at, Length: n,
+		Reason: "the bytes are not what the INDEX says", file: int(s.File)}
+}
+
+// read reads a segment's bytes. A file that ends early is io.EOF.
+func (t *Target) read(s *ckm.Segment, p []byte) error {
+	f := t.files[s.File]
+	if f == nil {
+		return fs.ErrNotExist
+	}
+	for _, e := range extents(t.x, s) {
+		if _, err := f.ReadAt(p[:e.Length], int64(e.Offset)); err != nil {
+			return err
+		}
+		p = p[e.Length:]
+	}
+	return nil
+}
+
+// CheckHoles finds bytes in holes that are not zero, and files of another size.
+func (t *Target) CheckHoles(ctx context.Context, bad func(Fault)) error {
+	buf := make([]byte, checkSpan)
+	holes := t.x.Holes()
+	for i, f := range t.files {
+		want := t.x.Files[i]
+		size, err := t.Size(i)
+		if err != nil {
+			return err
+		}
+		if size != int64(want.Size) {
+			reason := fmt.Sprintf("the file has %d bytes and should have %d", size, want.Size)
+			if size < 0 {
+				reason = "the file is missing"
+			}
+			bad(Fault{File: want.Path, Chunk: -1, Length: int64(want.Size), Reason: reason, file: i})
+		}
+		if size < 0 {
+			continue
+		}
+		for _, h := range holes[i] {
+			if err := checkHole(ctx, f, h, min(size, int64(want.Size)), buf, func(off, n int64) {
+				bad(Fault{File: want.Path, Chunk: -1, Offset: off, Length: n, Reason: "a hole that should be zero is not", file: i, isHole: true})
+			}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// checkHole reads what the file system says may be data within a hole.
+func checkHole(ctx context.Context, f *os.File, h ckm.Extent, size int64, buf []byte, bad func(off, n int64)) error {
+	end := min(int64(h.Offset+h.Length), size)
+	for at := int64(h.Offset); at < end; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		data, err := disk.NextData(f, at, end)
+		if err != nil || data == end {
+			return err
+		}
+		p := buf[:min(int64(len(buf)), end-data)]
+		if _, err := f.ReadAt(p, data); err != nil {
+			return err
+		}
+		if i := firstNonZero(p); i >= 0 {
+			bad(data+int64(i), int64(len(p)-i))
+		}
+		at = data + int64(len(p))
+	}
+	return nil
+}
+
+// firstNonZero returns the place of the first byte that is not zero, or -1.
+func firstNonZero(p []byte) int {
+	for i := 0; i < len(p); i += sparseBlock {
+		b := p[i:min(i+sparseBlock, len(p))]
+		if isZero(b) {
+			continue
+		}
+		for j, c := range b {
+			if c != 0 {
+				return i + j
+			}
+		}
+	}
+	return -1
+}
+
+// mendShape gives files their sizes and holes their zeros, for which no frame
+// is needed.
+func (t *Target) mendShape(faults []Fault) error {
+	for i, f := range t.x.Files {
+		if err := t.files[i].Truncate(int64(f.Size)); err != nil {
+			return err
+		}
+	}
+	for _, f := range faults {
+		if f.Chunk >= 0 {
+			continue
+		}
+		for off, end := f.Offset, min(f.Offset+f.Length, int64(t.x.Files[f.file].Size)); off < end && f.isHole; off += sparseBlock {
+			if _, err := t.files[f.file].WriteAt(zeros[:min(end-off, sparseBlock)], off); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,170 @@
+// Package client is what a client machine does with packages: it installs
+// images into its image store, the first one from the pre-stage folder.
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gofrs/flock"
+
+	"prestage/ckm"
+	"prestage/internal/durable"
+	"prestage/internal/repo"
+)
+
+// Store is an image store: NAME/N/ holds the files of a version of an image,
+// NAME/N.index what they must be.
+type Store struct{ dir string }
+
+// NewStore returns the image store in dir, which need not exist yet.
+func NewStore(dir string) *Store { return &Store{dir} }
+
+// String returns the store's path.
+func (s *Store) String() string { return s.dir }
+
+// ImageDir returns the folder of an installed image.
+func (s *Store) ImageDir(name string, version uint32) string {
+	return filepath.Join(s.dir, name, strconv.FormatUint(uint64(version), 10))
+}
+
+func (s *Store) indexPath(name string, version uint32) string {
+	return s.ImageDir(name, version) + ckm.IndexExt
+}
+
+// Index reads the index of an installed image. The error wraps
+// repo.ErrNotFound or ckm.ErrFormat.
+func (s *Store) Index(name string, version uint32) (*ckm.Index, error) {
+	b, err := repo.ReadIndexFile(s.indexPath(name, version))
+	if err != nil {
+		return nil, err
+	}
+	x, err := ckm.Decode(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", s.indexPath(name, version), err)
+	}
+	return x, nil
+}
+
+// RestoreIndex replaces the damaged index of an installed image by that of r.
+func (s *Store) RestoreIndex(ctx context.Context, r repo.Repository, name string, version uint32) error {
+	b, err := r.Index(ctx, name, version)
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(s.indexPath(name, version), b, 0o644)
+}
+
+// StoreOf finds the store, name and version of an installed image from its
+// folder. It reports false when dir is not one.
+func StoreOf(dir string) (s *Store, name string, version uint32, ok bool) {
+	dir = filepath.Clean(dir)
+	image := filepath.Dir(dir)
+	v, err := strconv.ParseUint(filepath.Base(dir), 10, 31)
+	if err != nil || ckm.CheckName(filepath.Base(image)) != nil {
+		return nil, "", 0, false
+	}
+	s, name, version = NewStore(filepath.Dir(image)), filepath.Base(image), uint32(v)
+	_, err = os.Stat(s.indexPath(name, version))
+	return s, name, version, err == nil && s.ImageDir(name, version) == dir
+}
+
+// Versions returns the versions of an image that are installed, in order.
+func (s *Store) Versions(name string) ([]uint32, error) {
+	entries, err := os.ReadDir(filepath.Join(s.dir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var versions []uint32
+	for _, e := range entries {
+		v, err := strconv.ParseUint(e.Name(), 10, 31)
+		if err != nil || !e.IsDir() || strconv.FormatUint(v, 10) != e.Name() {
+			continue
+		}
+		if _, err := os.Stat(s.indexPath(name, uint32(v))); err == nil {
+			versions = append(versions, uint32(v))
+		}
+	}
+	slices.Sort(versions)
+	return versions, nil
+}
+
+// Remove removes an installed image: it disappears at once, then its bytes are
+// freed. The error wraps repo.ErrNotFound.
+func (s *Store) Remove(ctx context.Context, name string, version uint32) error {
+	unlock, err := s.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	dir := s.ImageDir(name, version)
+	gone := filepath.Join(filepath.Dir(dir), fmt.Sprintf(".%d.removed", version))
+	if err := os.RemoveAll(gone); err != nil {
+		return err
+	}
+	if err := durable.Replace(dir, gone); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %s is not installed in %s", repo.ErrNotFound, repo.ImageName(name, version), s)
+	} else if err != nil {
+		return err
+	}
+	if err := os.Remove(s.indexPath(name, version)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.RemoveAll(gone)
+}
+
+// Files returns the paths of all files of an installed image.
+func (s *Store) Files(name string, version uint32) ([]string, error) {
+	var files []string
+	err := filepath.WalkDir(s.ImageDir(name, version), func(p string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			files = append(files, p)
+		}
+		return err
+	})
+	return files, err
+}
+
+// lock keeps other programs from installing or removing versions of the image.
+func (s *Store) lock(ctx context.Context, name string) (unlock func(), err error) {
+	dir := filepath.Join(s.dir, name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	l := flock.New(filepath.Join(dir, ".lock"))
+	if _, err := l.TryLockContext(ctx, 50*time.Millisecond); err != nil {
+		return nil, fmt.Errorf("locking %q: %w", dir, err)
+	}
+	return func() { l.Unlock() }, nil
+}
+
+// partial returns the folder that an unfinished installation of the package is
+// built in, after removing those of other packages of that version.
+func (s *Store) partial(x *ckm.Index) (dir string, err error) {
+	parent := filepath.Join(s.dir, x.Name)
+	prefix := fmt.Sprintf(".%d-", x.Version)
+	want := prefix + x.Digest().String()[:16] + ".partial"
+	entries, err := os.ReadDir(parent)
+	if err != nil {
+		return "", err
+	}
+	for _, e := range entries {
+		if n := e.Name(); strings.HasPrefix(n, prefix) && strings.HasSuffix(n, ".partial") && n != want {
+			if err := os.RemoveAll(filepath.Join(parent, n)); err != nil {
+				return "", err
+			}
+		}
+	}
+	return filepath.Join(parent, want), nil
+}

@@ -1,0 +1,151 @@
+// Package localhost is the host.Host of the machine that prestage runs on.
+package localhost
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/gofrs/flock"
+
+	"prestage/internal/durable"
+	"prestage/internal/host"
+	"prestage/internal/settings"
+)
+
+// Host is the local machine.
+type Host struct{ config string }
+
+// New returns the local machine with its settings in the file config.
+func New(config string) *Host { return &Host{config} }
+
+var _ host.Host = (*Host)(nil)
+
+// Name implements host.Host.
+func (h *Host) Name() string { return "this machine" }
+
+// Join implements host.Host.
+func (h *Host) Join(elem ...string) string { return filepath.Join(elem...) }
+
+// Split implements host.Host.
+func (h *Host) Split(path string) (dir, base string) {
+	path = filepath.Clean(path)
+	return filepath.Dir(path), filepath.Base(path)
+}
+
+// Settings implements host.Host.
+func (h *Host) Settings(context.Context) (settings.Settings, error) { return settings.Load(h.config) }
+
+// SaveSettings implements host.Host.
+func (h *Host) SaveSettings(_ context.Context, s settings.Settings) error {
+	return settings.Save(h.config, s)
+}
+
+// Stat implements host.Host.
+func (h *Host) Stat(_ context.Context, path string) (host.Info, error) {
+	st, err := os.Lstat(path)
+	if err != nil {
+		return host.Info{}, err
+	}
+	return info(st), nil
+}
+
+func info(st fs.FileInfo) host.Info {
+	i := host.Info{Name: st.Name(), Size: st.Size(), Modified: st.ModTime(), Kind: host.KindOther}
+	switch {
+	case st.Mode().IsRegular():
+		i.Kind = host.KindFile
+	case st.IsDir():
+		i.Kind = host.KindFolder
+	}
+	return i
+}
+
+// ReadDir implements host.Host.
+func (h *Host) ReadDir(_ context.Context, path string) ([]host.Info, error) {
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return nil, err
+	}
+	var list []host.Info
+	for _, e := range entries {
+		if st, err := e.Info(); err == nil { // else it has just been removed
+			list = append(list, info(st))
+		}
+	}
+	return list, nil
+}
+
+// Open implements host.Host.
+func (h *Host) Open(_ context.Context, path string) (host.File, error) {
+	return open(path, os.O_RDONLY)
+}
+
+// OpenWrite implements host.Host. What was sealed is unsealed first, which
+// status shows until it is sealed again.
+func (h *Host) OpenWrite(_ context.Context, path string) (host.File, error) {
+	if st, err := os.Lstat(path); err == nil && st.Mode().IsRegular() && st.Mode().Perm()&0o200 == 0 {
+		if err := os.Chmod(path, st.Mode().Perm()|0o200); err != nil {
+			return nil, err
+		}
+	}
+	return open(path, os.O_RDWR|os.O_CREATE)
+}
+
+func open(path string, flags int) (host.File, error) {
+	f, err := openNoFollow(path, flags)
+	if err != nil {
+		return nil, err
+	}
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		f.Close()
+		return nil, fmt.Errorf("%q is not a regular file", path)
+	}
+	return &file{f}, nil
+}
+
+type file struct{ *os.File }
+
+func (f *file) Size() (int64, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return st.Size(), nil
+}
+
+func (f *file) Sync() error {
+	if err := f.File.Sync(); err != nil {
+		return err
+	}
+	return dropCache(f.File)
+}
+
+// Rename implements host.Host.
+func (h *Host) Rename(_ context.Context, from, to string) error { return durable.Replace(from, to) }
+
+// Remove implements host.Host.
+func (h *Host) Remove(_ context.Context, path string) error {
+	if err := os.Remove(path); err != nil {
+		return err
+	}
+	return durable.SyncDir(filepath.Dir(path))
+}
+
+// lockWait is how often a lock that somebody else holds is tried again.
+const lockWait = 50 * time.Millisecond
+
+// Lock implements host.Host.
+func (h *Host) Lock(ctx context.Context, path string) (unlock func(), err error) {
+	if st, err := os.Lstat(path); err == nil && !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%q is not a regular file", path)
+	}
+	l := flock.New(path)
+	if _, err := l.TryLockContext(ctx, lockWait); err != nil {
+		return nil, fmt.Errorf("locking %q: %w", path, err)
+	}
+	return func() { l.Unlock() }, nil
+}

@@ -1,0 +1,144 @@
+package pack
+
+import (
+	"context"
+	"encoding/binary"
+	"slices"
+
+	"prestage/ckm"
+)
+
+// grouper fills frames with neighbouring chunks.
+type grouper struct {
+	*pipeline
+	seen     *chunkTable
+	previous idSet
+
+	frame *frameJob // being filled, or nil
+	known bool      // whether frame's chunks are in the previous version
+	run   ckm.Segment
+	end   uint64 // of run in its file
+}
+
+// add places one chunk and, if it is new, puts it into a frame.
+func (g *grouper) add(ctx context.Context, id ckm.ID, p piece, file uint32) error {
+	number, isNew := g.seen.add(id)
+	g.place(number, file, uint64(p.offset), uint64(len(p.data)))
+	if !isNew {
+		return nil
+	}
+	// A client that has the previous version must not have to fetch what it
+	// has because it shares a frame with what it lacks.
+	known := g.previous.has(id)
+	if f := g.frame; f != nil &&
+		(known != g.known || len(f.raw)+len(p.data) > frameLimit || len(f.ids) == ckm.MaxFrameChunks) {
+		if err := g.flush(ctx); err != nil {
+			return err
+		}
+	}
+	if g.frame == nil {
+		f := g.frameJobs.Get().(*frameJob)
+		f.raw, f.ids, f.lengths, f.ready = f.raw[:0], f.ids[:0], f.lengths[:0], make(chan struct{})
+		g.frame, g.known = f, known
+	}
+	g.frame.raw = append(g.frame.raw, p.data...)
+	g.frame.ids = append(g.frame.ids, id)
+	g.frame.lengths = append(g.frame.lengths, len(p.data))
+	return nil
+}
+
+func (g *grouper) flush(ctx context.Context) error {
+	f := g.frame
+	if f == nil {
+		return nil
+	}
+	g.frame = nil
+	if err := send(ctx, g.toWrite, f); err != nil {
+		return err
+	}
+	return send(ctx, g.toCompress, f)
+}
+
+// place collects neighbours into runs, so that a large image's map stays small
+// in memory too.
+func (g *grouper) place(number, file uint32, offset, length uint64) {
+	r := &g.run
+	if r.Count > 0 && r.Count < ckm.MaxRunChunks && file == r.File && number == r.Chunk+r.Count && offset == g.end {
+		r.Count++
+	} else {
+		g.placeRun()
+		g.run = ckm.Segment{Chunk: number, Count: 1, File: file, Offset: offset}
+	}
+	g.end = offset + length
+}
+
+func (g *grouper) placeRun() {
+	if g.run.Count > 0 {
+		g.x.PlaceRun(g.run)
+	}
+}
+
+// chunkTable numbers chunks by their IDs, in the order in which they come. It
+// is an open hash table of numbers: 32 bytes an ID and about 8 for its place,
+// where Go's map would take half as much again.
+type chunkTable struct {
+	ids   []ckm.ID
+	slots []uint32 // number + 1, or 0
+}
+
+func newChunkTable() *chunkTable { return &chunkTable{slots: make([]uint32, 1<<12)} }
+
+// add returns the chunk's number and whether it is new.
+func (t *chunkTable) add(id ckm.ID) (number uint32, isNew bool) {
+	if len(t.ids)*4 >= len(t.slots)*3 {
+		t.grow()
+	}
+	i := t.find(id)
+	if n := t.slots[i]; n != 0 {
+		return n - 1, false
+	}
+	t.ids = append(t.ids, id)
+	t.slots[i] = uint32(len(t.ids))
+	return uint32(len(t.ids) - 1), true
+}
+
+// find returns the slot that holds id or where it belongs.
+func (t *chunkTable) find(id ckm.ID) uint64 {
+	mask := uint64(len(t.slots) - 1)
+	i := prefix(id) & mask
+	for t.slots[i] != 0 && t.ids[t.slots[i]-1] != id {
+		i = (i + 1) & mask
+	}
+	return i
+}
+
+func (t *chunkTable) grow() {
+	t.slots = make([]uint32, 2*len(t.slots))
+	for n, id := range t.ids {
+		t.slots[t.find(id)] = uint32(n + 1)
+	}
+}
+
+func prefix(id ckm.ID) uint64 { return binary.LittleEndian.Uint64(id[:]) }
+
+// idSet says whether a chunk belongs to the previous version. It keeps eight
+// bytes of each ID: a chance match would only put a chunk into a frame that
+// suits it less well.
+type idSet []uint64
+
+func newIDSet(x *ckm.Index) idSet {
+	if x == nil {
+		return nil
+	}
+	s := make(idSet, x.Chunks())
+	for c := range s {
+		s[c] = prefix(x.ID(c))
+	}
+	slices.Sort(s)
+	return s
+}
+
+func (s idSet) has(id ckm.ID) bool {
+	_, ok := slices.BinarySearch(s, prefix(id))
+	return ok
+}

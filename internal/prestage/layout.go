@@ -1,0 +1,127 @@
+// Package prestage is the pre-staging procedure of MED-V, written once for
+// every kind of host: the folders and their rights, the two files pushed,
+// checked and marked read-only, and the location that clients look up.
+package prestage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"prestage/internal/acl"
+	"prestage/internal/host"
+)
+
+// Names that the procedure fixes.
+const (
+	ImagesFolder    = "MED-V Images"
+	PrestagedFolder = "PrestagedImages"
+	// asideFolder, inside PrestagedImages, holds what is not for clients:
+	// unfinished files, receipts, the lock.
+	asideFolder = ".prestage"
+)
+
+// ErrNotSetUp says that a machine has no pre-stage folder yet.
+var ErrNotSetUp = errors.New(`no pre-stage folder is set up on this machine; run "prestage setup FOLDER"`)
+
+// folders are the places of the procedure on one host.
+type folders struct {
+	h      host.Host
+	images string // …/MED-V Images
+	staged string // …/MED-V Images/PrestagedImages
+	aside  string
+}
+
+func at(h host.Host, images string) folders {
+	staged := h.Join(images, PrestagedFolder)
+	return folders{h, images, staged, h.Join(staged, asideFolder)}
+}
+
+// locate finds the places from what the user named: the folder above
+// "MED-V Images", or that folder itself.
+func locate(h host.Host, folder string) (folders, error) {
+	above, base := h.Split(folder)
+	switch {
+	case base == ImagesFolder:
+		return at(h, h.Join(above, base)), nil
+	case base == PrestagedFolder:
+		return folders{}, fmt.Errorf("%q: name the folder above %q, not the pre-stage folder itself", folder, ImagesFolder)
+	case looksLike(base, ImagesFolder):
+		return folders{}, fmt.Errorf("%q: the folder must be called exactly %q", folder, ImagesFolder)
+	}
+	return at(h, h.Join(folder, ImagesFolder)), nil
+}
+
+// looksLike reports whether somebody who wrote s may have meant name.
+func looksLike(s, name string) bool {
+	plain := strings.NewReplacer(" ", "", "-", "", "_", "", ".", "")
+	s = strings.ToLower(plain.Replace(s))
+	name = strings.ToLower(plain.Replace(name))
+	return s == name || s+"s" == name
+}
+
+// configured finds the places from the host's settings.
+func configured(ctx context.Context, h host.Host) (folders, error) {
+	s, err := h.Settings(ctx)
+	if err != nil {
+		return folders{}, err
+	}
+	if s.PrestagedImagesPath == "" {
+		return folders{}, ErrNotSetUp
+	}
+	above, base := h.Split(s.PrestagedImagesPath)
+	if _, images := h.Split(above); base != PrestagedFolder || images != ImagesFolder {
+		return folders{}, fmt.Errorf("the setting PrestagedImagesPath is %q and must end with %q; \"prestage relocate FOLDER\" changes it",
+			s.PrestagedImagesPath, h.Join(ImagesFolder, PrestagedFolder))
+	}
+	return at(h, above), nil
+}
+
+// StagedFolder returns the pre-stage folder from the host's settings.
+func StagedFolder(ctx context.Context, h host.Host) (string, error) {
+	f, err := configured(ctx, h)
+	return f.staged, err
+}
+
+// parts are the folders with their rights, from the top.
+func (f folders) parts() []struct {
+	path   string
+	rights acl.List
+} {
+	return []struct {
+		path   string
+		rights acl.List
+	}{{f.images, acl.Images}, {f.staged, acl.Prestaged}, {f.aside, acl.Prestaged}}
+}
+
+// make makes the folders exist with exactly their rights, and returns what was
+// not so before.
+func (f folders) make(ctx context.Context) (changes []string, err error) {
+	for _, p := range f.parts() {
+		dev, err := f.h.CheckFolder(ctx, p.path, p.rights)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			changes = append(changes, fmt.Sprintf("created %s", p.path))
+		case err != nil:
+			return changes, err
+		case len(dev) == 0:
+			continue
+		default:
+			changes = append(changes, fmt.Sprintf("mended %s: %s", p.path, strings.Join(dev, "; ")))
+		}
+		if err := f.h.MakeFolder(ctx, p.path, p.rights); err != nil {
+			return changes, err
+		}
+	}
+	return changes, nil
+}
+
+func (f folders) lock(ctx context.Context) (unlock func(), err error) {
+	return f.h.Lock(ctx, f.h.Join(f.aside, "lock"))
+}
+
+// file returns the path of a file for clients, partial that of its unfinished form.
+func (f folders) file(name string) string    { return f.h.Join(f.staged, name) }
+func (f folders) partial(name string) string { return f.h.Join(f.aside, name+".partial") }

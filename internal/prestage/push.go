@@ -1,0 +1,222 @@
+package prestage
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"prestage/ckm"
+	"prestage/internal/acl"
+	"prestage/internal/assemble"
+	"prestage/internal/durable"
+	"prestage/internal/host"
+	"prestage/internal/progress"
+	"prestage/internal/repo"
+)
+
+// Pushed says what Push did.
+type Pushed struct {
+	Receipt *Receipt `json:"receipt"`
+	Already bool     `json:"already"` // the package was there, verified before; nothing was moved
+	Moved   int64    `json:"moved"`   // bytes that came from the repository
+	Size    int64    `json:"size"`    // bytes of both files
+	Changes []string `json:"changes"` // folders created or mended
+}
+
+// Push puts a package into the host's pre-stage folder: both files are written
+// aside, read back and checked, marked read-only, and renamed, the INDEX last,
+// so that a client sees all of a package or none. What an earlier push left
+// unfinished is used. The error wraps ErrDamaged when the package in the
+// repository is itself damaged.
+func Push(ctx context.Context, h host.Host, r repo.Repository, name string, version uint32, limit *rate.Limiter, m progress.Meter) (*Pushed, error) {
+	f, err := configured(ctx, h)
+	if err != nil {
+		return nil, err
+	}
+	encoded, err := r.Index(ctx, name, version)
+	if err != nil {
+		return nil, err
+	}
+	x, err := repo.DecodeIndex(r, encoded, name, version)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	p := &push{folders: f, x: x, encoded: encoded, from: r, limit: limit, m: m}
+	if p.done.Changes, err = f.make(ctx); err != nil {
+		return nil, err
+	}
+	unlock, err := f.lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if err := p.run(ctx); err != nil {
+		return nil, err
+	}
+	return &p.done, nil
+}
+
+type push struct {
+	folders
+	x       *ckm.Index
+	encoded []byte
+	from    repo.Repository
+	limit   *rate.Limiter
+	m       progress.Meter
+	done    Pushed
+}
+
+func (p *push) run(ctx context.Context) (err error) {
+	name, version := p.x.Name, p.x.Version
+	p.done.Size = int64(p.x.CKMLength) + int64(len(p.encoded))
+	receipt := p.readReceipt(ctx, name, version)
+	sameIndex := p.indexIsThere(ctx)
+	if sameIndex && p.witnessed(ctx, receipt, p.x.Digest()) {
+		p.done.Receipt, p.done.Already = receipt, true
+		return nil
+	}
+	data, index := p.file(ckm.DataName(name, version)), p.file(ckm.IndexName(name, version))
+	if whole, err := p.dataIsWhole(ctx, data); err != nil {
+		return err
+	} else if !whole {
+		if err := p.copyData(ctx); err != nil {
+			return err
+		}
+		if !sameIndex {
+			// Another package has this name: its INDEX must not be seen
+			// beside our CKM.
+			if err := p.h.Remove(ctx, index); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+		if err := p.h.Rename(ctx, p.partial(ckm.DataName(name, version)), data); err != nil {
+			return err
+		}
+	}
+	if !sameIndex {
+		if err := p.writeFile(ctx, index, p.encoded); err != nil {
+			return err
+		}
+	}
+	for _, path := range []string{data, index} {
+		if err := p.h.Seal(ctx, path, acl.Prestaged); err != nil {
+			return err
+		}
+	}
+	p.done.Receipt, err = p.writeReceipt(ctx, p.x, time.Now())
+	return err
+}
+
+func (p *push) indexIsThere(ctx context.Context) bool {
+	b, err := readFile(ctx, p.h, p.file(ckm.IndexName(p.x.Name, p.x.Version)), int64(len(p.encoded)))
+	return err == nil && bytes.Equal(b, p.encoded)
+}
+
+// dataIsWhole reports whether the right CKM is in place already. Damage in it
+// is told: the copy that replaces it is a good one.
+func (p *push) dataIsWhole(ctx context.Context, path string) (bool, error) {
+	st, err := p.h.Stat(ctx, path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if st.Kind != host.KindFile {
+		p.m.Warn("%s is not a file; it will be replaced", path)
+		return false, nil
+	}
+	whole, err := p.check(ctx, path)
+	if err == nil && !whole {
+		p.m.Warn("%s is damaged or another package; it will be replaced", path)
+	}
+	return whole, err
+}
+
+// check reads a CKM on the host back and compares every byte.
+func (p *push) check(ctx context.Context, path string) (bool, error) {
+	r, err := p.h.Open(ctx, path)
+	if err != nil {
+		return false, err
+	}
+	defer r.Close()
+	size, err := r.Size()
+	if err != nil {
+		return false, err
+	}
+	p.m.Begin("reading back", int64(p.x.CKMLength))
+	bad := make(chan struct{}, 1)
+	framed, err := assemble.CheckCKM(ctx, p.x, r, size, p.m.Add, func(int) {
+		select {
+		case bad <- struct{}{}:
+		default:
+		}
+	})
+	return framed && len(bad) == 0, err
+}
+
+// copyData brings a checked and sealed copy of the CKM into the aside folder.
+func (p *push) copyData(ctx context.Context) error {
+	partial := p.partial(ckm.DataName(p.x.Name, p.x.Version))
+	if err := p.checkSpace(ctx, partial); err != nil {
+		return err
+	}
+	w, err := p.h.OpenWrite(ctx, partial)
+	if err != nil {
+		return err
+	}
+	fetch := &assemble.Fetcher{Index: p.x, Sources: []assemble.Source{assemble.RepositorySource(p.from, p.x)}, Meter: p.m, Limit: p.limit}
+	_, err = fetch.CKM(ctx, w)
+	if closeErr := w.Close(); err == nil {
+		err = closeErr
+	}
+	for _, n := range fetch.Fetched {
+		p.done.Moved += n
+	}
+	if errors.Is(err, assemble.ErrIncomplete) {
+		return fmt.Errorf("%w: %w; repair it first (prestage repair)", ErrDamaged, err)
+	}
+	if err != nil {
+		return p.giveBack(ctx, partial, err)
+	}
+	whole, err := p.check(ctx, partial)
+	if err == nil && !whole {
+		p.h.Remove(ctx, partial)
+		err = fmt.Errorf("%w: what was read back from %s is not what was written; check its disk", ErrDamaged, partial)
+	}
+	if err == nil {
+		err = p.h.Seal(ctx, partial, acl.Prestaged)
+	}
+	return err
+}
+
+// checkSpace refuses before anything is written what could not be finished.
+func (p *push) checkSpace(ctx context.Context, partial string) error {
+	free, err := p.h.FreeSpace(ctx, p.aside)
+	if err != nil {
+		return err
+	}
+	need := p.done.Size
+	if st, err := p.h.Stat(ctx, partial); err == nil {
+		free += st.Size // at most: it may be sparse
+	}
+	if free < need {
+		return fmt.Errorf("not enough space in %s: %d bytes are needed and %d are free; make room and push again", p.staged, need, free)
+	}
+	return nil
+}
+
+// giveBack frees the space of an unfinished copy when the disk is full: a full
+// disk hurts the machine more than starting again.
+func (p *push) giveBack(ctx context.Context, partial string, err error) error {
+	if durable.IsDiskFull(err) {
+		p.h.Remove(context.WithoutCancel(ctx), partial)
+		return fmt.Errorf("%w; the unfinished copy was removed, make room and push again", err)
+	}
+	return err
+}

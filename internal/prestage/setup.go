@@ -1,0 +1,156 @@
+package prestage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"prestage/ckm"
+	"prestage/internal/acl"
+	"prestage/internal/assemble"
+	"prestage/internal/host"
+	"prestage/internal/progress"
+	"prestage/internal/settings"
+)
+
+// Location says where a host keeps what.
+type Location struct {
+	Images  string   `json:"images"`  // the folder "MED-V Images", also the image store
+	Staged  string   `json:"staged"`  // the pre-stage folder
+	Changes []string `json:"changes"` // what was done
+}
+
+// Setup makes the folders under folder, or those that the settings name when
+// folder is empty, exist with exactly their rights, seals packages that are not
+// sealed, and records the location.
+func Setup(ctx context.Context, h host.Host, folder string) (*Location, error) {
+	s, err := h.Settings(ctx)
+	if err != nil {
+		return nil, err
+	}
+	f, err := locate(h, folder)
+	if folder == "" {
+		f, err = configured(ctx, h)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if s.PrestagedImagesPath != "" && s.PrestagedImagesPath != f.staged {
+		return nil, fmt.Errorf("the pre-stage folder of this machine is %q already; \"prestage relocate\" moves it", s.PrestagedImagesPath)
+	}
+	loc, err := f.setup(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return loc, f.record(ctx, s, loc)
+}
+
+func (f folders) setup(ctx context.Context) (*Location, error) {
+	parent, _ := f.h.Split(f.images)
+	if st, err := f.h.Stat(ctx, parent); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("folder %q does not exist; create it first, or name another", parent)
+	} else if err != nil {
+		return nil, err
+	} else if st.Kind == host.KindFile {
+		return nil, fmt.Errorf("%q is not a folder", parent)
+	}
+	changes, err := f.make(ctx)
+	if err != nil {
+		return nil, err
+	}
+	files, err := f.files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, st := range files {
+		dev, err := f.h.CheckSealed(ctx, f.file(st.Name), acl.Prestaged)
+		if err != nil {
+			return nil, err
+		}
+		if len(dev) == 0 || st.Kind != host.KindFile {
+			continue // what is not a file, status names
+		}
+		if err := f.h.Seal(ctx, f.file(st.Name), acl.Prestaged); err != nil {
+			return nil, err
+		}
+		changes = append(changes, "sealed "+st.Name)
+	}
+	return &Location{f.images, f.staged, changes}, nil
+}
+
+// record writes the location to the settings. The image store is the folder
+// "MED-V Images" unless another is set.
+func (f folders) record(ctx context.Context, old settings.Settings, loc *Location) error {
+	s := settings.Settings{PrestagedImagesPath: f.staged}
+	if old.VMSFolder == "" {
+		s.VMSFolder = f.images
+	}
+	if old.PrestagedImagesPath == f.staged && s.VMSFolder == "" {
+		return nil
+	}
+	if err := f.h.SaveSettings(ctx, s); err != nil {
+		return err
+	}
+	loc.Changes = append(loc.Changes, "recorded the location "+f.staged)
+	return nil
+}
+
+// Relocate moves the location: the new folders are set up, what is in them is
+// verified, and then the settings are changed. Packages are not carried over.
+// The error wraps ErrDamaged when the new place holds a damaged package; then
+// the location stays.
+func Relocate(ctx context.Context, h host.Host, folder string, m progress.Meter) (*Location, error) {
+	s, err := h.Settings(ctx)
+	if err != nil {
+		return nil, err
+	}
+	f, err := locate(h, folder)
+	if err != nil {
+		return nil, err
+	}
+	loc, err := f.setup(ctx)
+	if err != nil {
+		return nil, err
+	}
+	reports, err := f.verify(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range reports {
+		if len(r.Faults) > 0 {
+			return nil, fmt.Errorf("%w: %s in %s (%s); repair or remove it, then relocate again. The location is unchanged: %s",
+				ErrDamaged, r.Name, f.staged, r.Faults[0], s.PrestagedImagesPath)
+		}
+	}
+	if err := h.SaveSettings(ctx, settings.Settings{PrestagedImagesPath: f.staged}); err != nil {
+		return nil, err
+	}
+	return loc, f.record(ctx, settings.Settings{PrestagedImagesPath: f.staged, VMSFolder: s.VMSFolder}, loc)
+}
+
+// ErrDamaged says that what is staged is not what it should be.
+var ErrDamaged = errors.New("damaged")
+
+// Report is what verifying found of one package.
+type Report struct {
+	Name     string           `json:"name"`
+	Version  uint32           `json:"version"`
+	Faults   []assemble.Fault `json:"faults"`
+	Verified *Receipt         `json:"receipt,omitempty"`
+}
+
+// files returns the files of packages in the pre-stage folder.
+func (f folders) files(ctx context.Context) ([]host.Info, error) {
+	all, err := f.h.ReadDir(ctx, f.staged)
+	if err != nil {
+		return nil, err
+	}
+	var files []host.Info
+	for _, st := range all {
+		if _, _, _, ok := ckm.ParseFileName(st.Name); ok {
+			files = append(files, st)
+		}
+	}
+	return files, nil
+}

@@ -1,0 +1,138 @@
+package prestage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"time"
+
+	"prestage/ckm"
+	"prestage/internal/acl"
+	"prestage/internal/host"
+	"prestage/internal/repo"
+)
+
+// Status says whether a host is as the procedure leaves it.
+type Status struct {
+	Location  string          `json:"location"`  // the pre-stage folder
+	VMSFolder string          `json:"vmsfolder"` // the image store
+	Folders   []FolderStatus  `json:"folders"`
+	Packages  []PackageStatus `json:"packages"`
+	Stray     []string        `json:"stray"` // what does not belong into the pre-stage folder
+}
+
+// FolderStatus tells how a folder deviates from what it should be.
+type FolderStatus struct {
+	Path       string   `json:"path"`
+	Deviations []string `json:"deviations"`
+}
+
+// PackageStatus describes a staged package.
+type PackageStatus struct {
+	Name       string     `json:"name"`
+	Version    uint32     `json:"version"`
+	FileSize   uint64     `json:"file_size"`  // of the CKM, bytes
+	ImageSize  uint64     `json:"image_size"` // bytes
+	Sealed     bool       `json:"sealed"`
+	Verified   *time.Time `json:"verified"` // when the files as they are now were last verified
+	Deviations []string   `json:"deviations"`
+}
+
+// OK reports whether nothing deviates.
+func (s *Status) OK() bool {
+	ok := len(s.Stray) == 0
+	for _, f := range s.Folders {
+		ok = ok && len(f.Deviations) == 0
+	}
+	for _, p := range s.Packages {
+		ok = ok && len(p.Deviations) == 0
+	}
+	return ok
+}
+
+// GetStatus looks at a host and changes nothing. It reads no more of a package
+// than the head of its INDEX.
+func GetStatus(ctx context.Context, h host.Host) (*Status, error) {
+	f, err := configured(ctx, h)
+	if err != nil {
+		return nil, err
+	}
+	s, err := h.Settings(ctx)
+	if err != nil {
+		return nil, err
+	}
+	st := &Status{Location: f.staged, VMSFolder: s.VMSFolder, Packages: []PackageStatus{}, Stray: []string{}}
+	for _, p := range f.parts() {
+		dev, err := h.CheckFolder(ctx, p.path, p.rights)
+		if errors.Is(err, fs.ErrNotExist) {
+			dev = []string{"it does not exist"}
+		} else if err != nil {
+			dev = []string{err.Error()}
+		}
+		st.Folders = append(st.Folders, FolderStatus{p.path, dev})
+	}
+	files, err := h.ReadDir(ctx, f.staged)
+	if errors.Is(err, fs.ErrNotExist) {
+		return st, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	seen := map[string]bool{}
+	for _, file := range files {
+		name, version, _, ok := ckm.ParseFileName(file.Name)
+		switch image := repo.ImageName(name, version); {
+		case !ok && file.Name != asideFolder:
+			st.Stray = append(st.Stray, file.Name)
+		case ok && !seen[image]:
+			seen[image] = true
+			st.Packages = append(st.Packages, f.packageStatus(ctx, name, version))
+		}
+	}
+	return st, nil
+}
+
+func (f folders) packageStatus(ctx context.Context, name string, version uint32) PackageStatus {
+	p := PackageStatus{Name: name, Version: version, Sealed: true}
+	deviate := func(format string, args ...any) { p.Deviations = append(p.Deviations, fmt.Sprintf(format, args...)) }
+	for _, file := range []string{ckm.DataName(name, version), ckm.IndexName(name, version)} {
+		dev, err := f.h.CheckSealed(ctx, f.file(file), acl.Prestaged)
+		if errors.Is(err, fs.ErrNotExist) {
+			dev = []string{"it is missing"}
+		} else if err != nil {
+			dev = []string{err.Error()}
+		}
+		for _, d := range dev {
+			p.Sealed = false
+			deviate("%s: %s", file, d)
+		}
+	}
+	head, err := f.head(ctx, ckm.IndexName(name, version))
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			deviate("%v", err)
+		}
+		return p
+	}
+	p.FileSize, p.ImageSize = head.CKMLength, head.ImageSize()
+	if st, err := f.h.Stat(ctx, f.file(ckm.DataName(name, version))); err == nil && uint64(st.Size) != head.CKMLength {
+		deviate("%s has %d bytes and should have %d", st.Name, st.Size, head.CKMLength)
+	}
+	if r := f.readReceipt(ctx, name, version); f.witnessed(ctx, r, head.Digest) {
+		p.Verified = &r.Verified
+	} else {
+		deviate("it was not verified since it was last changed; run \"prestage verify\"")
+	}
+	return p
+}
+
+func (f folders) head(ctx context.Context, file string) (*ckm.Head, error) {
+	r, err := f.h.Open(ctx, f.file(file))
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	return repo.ReadHead(io.NewSectionReader(r, 0, ckm.MaxIndexSize))
+}

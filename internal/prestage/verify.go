@@ -1,0 +1,94 @@
+package prestage
+
+import (
+	"context"
+	"time"
+
+	"prestage/ckm"
+	"prestage/internal/acl"
+	"prestage/internal/assemble"
+	"prestage/internal/host"
+	"prestage/internal/progress"
+	"prestage/internal/repo"
+	"prestage/internal/verify"
+)
+
+// VerifyPackage checks one package in the host's pre-stage folder and renews
+// its receipt when it is whole. A user who may read but not write gets the
+// answer without a receipt.
+func VerifyPackage(ctx context.Context, h host.Host, name string, version uint32, m progress.Meter) ([]assemble.Fault, error) {
+	f, err := configured(ctx, h)
+	if err != nil {
+		return nil, err
+	}
+	r, err := f.verifyPackage(ctx, name, version, m)
+	if err != nil {
+		return nil, err
+	}
+	return r.Faults, nil
+}
+
+// Reseal verifies and seals a package that was mended in place.
+func Reseal(ctx context.Context, h host.Host, name string, version uint32, m progress.Meter) error {
+	f, err := configured(ctx, h)
+	if err != nil {
+		return err
+	}
+	for _, file := range []string{ckm.DataName(name, version), ckm.IndexName(name, version)} {
+		if err := h.Seal(ctx, f.file(file), acl.Prestaged); err != nil {
+			return err
+		}
+	}
+	_, err = f.verifyPackage(ctx, name, version, m)
+	return err
+}
+
+// verify checks every package in the pre-stage folder.
+func (f folders) verify(ctx context.Context, m progress.Meter) ([]Report, error) {
+	files, err := f.files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	type key struct {
+		name    string
+		version uint32
+	}
+	var (
+		reports []Report
+		seen    = map[key]bool{}
+	)
+	for _, st := range files {
+		name, version, _, _ := ckm.ParseFileName(st.Name)
+		if seen[key{name, version}] {
+			continue
+		}
+		seen[key{name, version}] = true
+		r, err := f.verifyPackage(ctx, name, version, m)
+		if err != nil {
+			return nil, err
+		}
+		reports = append(reports, *r)
+	}
+	return reports, nil
+}
+
+func (f folders) verifyPackage(ctx context.Context, name string, version uint32, m progress.Meter) (*Report, error) {
+	open := func(file string) (verify.File, error) { return f.h.Open(ctx, f.file(file)) }
+	x, faults, err := verify.Package(ctx, open, name, version, m)
+	if err != nil {
+		return nil, err
+	}
+	r := &Report{Name: repo.ImageName(name, version), Version: version, Faults: faults}
+	if len(faults) > 0 {
+		return r, nil
+	}
+	unlock, err := f.lock(ctx)
+	if err != nil {
+		return r, nil // not an administrator: verified all the same, but not witnessed
+	}
+	defer unlock()
+	if r.Verified, err = f.writeReceipt(ctx, x, time.Now()); err != nil {
+		r.Verified = nil
+	}
+	return r, nil
+}

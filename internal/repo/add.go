@@ -1,0 +1,223 @@
+package repo
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/gofrs/flock"
+
+	"prestage/ckm"
+	"prestage/internal/durable"
+)
+
+// Names of the files that a folder holds besides packages, catalog and
+// unfinished files.
+const (
+	lockName    = ".prestage.lock"    // held while names appear or go
+	packingName = ".prestage.packing" // held, shared, while anybody packs
+)
+
+// newIndex is the name that a new package's INDEX has while it is unfinished.
+const newIndex = "new" + ckm.IndexExt
+
+// Add adds the next version of the image name: write writes the CKM and
+// returns its index, which Add gives its version. Several Adds may run at
+// once, also in several processes.
+//
+// The order of events: the CKM is written aside and synced; under the lock a
+// version is chosen and the INDEX written aside and synced; the CKM is
+// renamed; the INDEX is renamed. A crash before the first renaming leaves
+// nothing but unfinished files; after it, the next Add finishes the second.
+func (r *Folder) Add(ctx context.Context, name string, write func(w io.Writer) (*ckm.Index, error)) (*ckm.Index, []byte, error) {
+	if err := ckm.CheckName(name); err != nil {
+		return nil, nil, err
+	}
+	if err := os.MkdirAll(r.dir, 0o755); err != nil {
+		return nil, nil, err
+	}
+	packing := flock.New(r.Path(packingName))
+	if alone, err := packing.TryLock(); err != nil {
+		return nil, nil, err
+	} else if alone {
+		err := r.recover(ctx)
+		packing.Unlock()
+		if err != nil {
+			return nil, nil, err
+		}
+	}
+	if _, err := packing.TryRLockContext(ctx, lockWait); err != nil {
+		return nil, nil, err
+	}
+	defer packing.Unlock()
+
+	// A version that cannot be made is better known before hours of packing.
+	if _, err := r.nextVersion(name); err != nil {
+		return nil, nil, err
+	}
+	data, err := durable.CreateTemp(r.dir, "new"+ckm.DataExt)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer os.Remove(data.Name()) // gone already if all went well
+	x, err := writeData(data, write)
+	if err != nil {
+		return nil, nil, err
+	}
+	x.Name = name
+	encoded, err := r.publish(ctx, data.Name(), x)
+	return x, encoded, err
+}
+
+func writeData(f *os.File, write func(w io.Writer) (*ckm.Index, error)) (*ckm.Index, error) {
+	w := bufio.NewWriterSize(f, 1<<20)
+	x, err := write(w)
+	if err == nil {
+		err = w.Flush()
+	}
+	if err == nil {
+		err = f.Chmod(0o644)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return x, durable.SyncClose(f)
+}
+
+// publish makes the CKM at path and its index visible as the next version.
+func (r *Folder) publish(ctx context.Context, path string, x *ckm.Index) ([]byte, error) {
+	unlock, err := r.lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if x.Version, err = r.nextVersion(x.Name); err != nil {
+		return nil, err
+	}
+	encoded, err := x.Encode()
+	if err != nil {
+		return nil, err
+	}
+	index, err := r.writeIndex(encoded)
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(index)
+	if err := durable.Publish(path, r.Path(ckm.DataName(x.Name, x.Version))); err != nil {
+		return nil, err
+	}
+	if err := durable.Publish(index, r.Path(ckm.IndexName(x.Name, x.Version))); err != nil {
+		return nil, err
+	}
+	return encoded, r.writeCatalog(ctx)
+}
+
+// writeIndex writes an INDEX aside and returns its path.
+func (r *Folder) writeIndex(encoded []byte) (string, error) {
+	f, err := durable.CreateTemp(r.dir, newIndex)
+	if err != nil {
+		return "", err
+	}
+	if _, err = f.Write(encoded); err == nil {
+		err = f.Chmod(0o644)
+	}
+	if err != nil {
+		f.Close()
+	} else {
+		err = durable.SyncClose(f)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+		return "", err
+	}
+	return f.Name(), nil
+}
+
+// recover finishes or removes what packs that were killed have left. It is
+// called when nobody packs.
+func (r *Folder) recover(ctx context.Context) error {
+	unlock, err := r.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	dir, err := os.ReadDir(r.dir)
+	if err != nil {
+		return err
+	}
+	changed := false
+	for _, d := range dir {
+		if !durable.IsTemp(d.Name()) {
+			continue
+		}
+		p := r.Path(d.Name())
+		if changed = true; strings.Contains(d.Name(), newIndex) {
+			if err := r.finish(p); err != nil {
+				return err
+			}
+		}
+		if err := os.Remove(p); err != nil && !os.IsNotExist(err) {
+			return err
+		}
+	}
+	if !changed {
+		return nil
+	}
+	return r.writeCatalog(ctx)
+}
+
+// finish publishes an INDEX whose CKM was published just before a crash.
+func (r *Folder) finish(index string) error {
+	b, err := ReadIndexFile(index)
+	if err != nil {
+		return err
+	}
+	x, err := ckm.Decode(b)
+	if err != nil {
+		return nil // cut short in writing: its CKM was never published
+	}
+	trailer, err := readTrailer(r.Path(ckm.DataName(x.Name, x.Version)))
+	final := r.Path(ckm.IndexName(x.Name, x.Version))
+	if _, exists := os.Lstat(final); err != nil || trailer != x.Trailer() || exists == nil {
+		return nil // another package has that version by now
+	}
+	return durable.Publish(index, final)
+}
+
+func readTrailer(path string) (ckm.Trailer, error) {
+	d, err := OpenFile(path)
+	if err != nil {
+		return ckm.Trailer{}, err
+	}
+	defer d.Close()
+	size, err := d.Size()
+	if err != nil {
+		return ckm.Trailer{}, err
+	}
+	return ReadTrailer(d, size)
+}
+
+// ReadTrailer reads the trailer of a CKM of the given size in bytes.
+func ReadTrailer(r io.ReaderAt, size int64) (ckm.Trailer, error) {
+	var buf [ckm.TrailerSize]byte
+	if size < ckm.TrailerSize {
+		return ckm.ParseTrailer(nil, 0)
+	}
+	if _, err := r.ReadAt(buf[:], size-ckm.TrailerSize); err != nil {
+		return ckm.Trailer{}, err
+	}
+	return ckm.ParseTrailer(buf[:], uint64(size))
+}
+
+// lock takes the folder's lock, waiting until ctx ends.
+func (r *Folder) lock(ctx context.Context) (unlock func(), err error) {
+	l := flock.New(r.Path(lockName))
+	if _, err := l.TryLockContext(ctx, lockWait); err != nil {
+		return nil, fmt.Errorf("locking %q: %w", r.dir, err)
+	}
+	return func() { l.Unlock() }, nil
+}
