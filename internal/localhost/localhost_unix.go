@@ -88,7 +88,7 @@ var aclAttributes = []string{"system.posix_acl_access", "system.posix_acl_defaul
 func deviations(path string, st fs.FileInfo, want fs.FileMode) (list []string) {
 	const special = fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky
 	if got := st.Mode() & (fs.ModePerm | special); got != want {
-		list = append(list, fmt.Sprintf("its mode is %v and should be %v", got, want))
+		list = append(list, fmt.Sprintf("its mode is %04o and should be %04o", posixMode(got), posixMode(want)))
 	}
 	if uid := owner(st); uid != 0 && uid != os.Geteuid() {
 		list = append(list, fmt.Sprintf("it belongs to user %d and should belong to root", uid))
@@ -99,6 +99,17 @@ func deviations(path string, st fs.FileInfo, want fs.FileMode) (list []string) {
 		}
 	}
 	return list
+}
+
+// posixMode returns the permission bits as chmod has them.
+func posixMode(m fs.FileMode) uint32 {
+	bits := uint32(m.Perm())
+	for flag, bit := range map[fs.FileMode]uint32{fs.ModeSetuid: 0o4000, fs.ModeSetgid: 0o2000, fs.ModeSticky: 0o1000} {
+		if m&flag != 0 {
+			bits |= bit
+		}
+	}
+	return bits
 }
 
 // setRights takes away other rights before it sets those that should be.

@@ -123,10 +123,7 @@ func Relocate(ctx context.Context, h host.Host, folder string, m progress.Meter)
 				ErrDamaged, r.Name, f.staged, r.Faults[0], s.PrestagedImagesPath)
 		}
 	}
-	if err := h.SaveSettings(ctx, settings.Settings{PrestagedImagesPath: f.staged}); err != nil {
-		return nil, err
-	}
-	return loc, f.record(ctx, settings.Settings{PrestagedImagesPath: f.staged, VMSFolder: s.VMSFolder}, loc)
+	return loc, f.record(ctx, s, loc)
 }
 
 // ErrDamaged says that what is staged is not what it should be.

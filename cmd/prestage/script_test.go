@@ -1,0 +1,148 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"prestage/internal/testenv"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"prestage": main})
+}
+
+// TestScript runs testdata/script: the command line's contract, to be read as
+// documentation too.
+func TestScript(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("PRESTAGE_CONFIG", filepath.Join(env.WorkDir, "prestage.toml"))
+			env.Setenv("SOURCE_DATE_EPOCH", "1780000000")
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"exits":  exits,
+			"image":  makeImage,
+			"damage": damage,
+			"same":   sameBytes,
+			"mode":   mode,
+			"ext4":   makeExt4(t),
+			"serve":  serve,
+			"fill":   fill,
+		},
+	})
+}
+
+// exits CODE COMMAND ARG… runs a command that must end with that exit code. Its
+// output can be matched afterwards.
+func exits(ts *testscript.TestScript, _ bool, args []string) {
+	err := ts.Exec(args[1], args[2:]...)
+	code := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		code = exit.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	if strconv.Itoa(code) != args[0] {
+		ts.Fatalf("exit code %d, want %s", code, args[0])
+	}
+}
+
+// image FILE KIB SEED makes a file of text-like and random data with a hole.
+func makeImage(ts *testscript.TestScript, _ bool, args []string) {
+	kib, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	seed, err := strconv.Atoi(args[2])
+	ts.Check(err)
+	path := ts.MkAbs(args[0])
+	ts.Check(os.MkdirAll(filepath.Dir(path), 0o755))
+	f, err := os.Create(path)
+	ts.Check(err)
+	defer f.Close()
+	part := kib << 10 / 4
+	_, err = f.WriteAt(testenv.Text(byte(seed), 2*part), 0)
+	ts.Check(err)
+	_, err = f.WriteAt(testenv.Random(byte(seed), part), int64(3*part))
+	ts.Check(err)
+}
+
+// damage FILE OFFSET flips the bits of a byte, of the file's end if negative.
+func damage(ts *testscript.TestScript, _ bool, args []string) {
+	off, err := strconv.ParseInt(args[1], 10, 64)
+	ts.Check(err)
+	path := ts.MkAbs(args[0])
+	b, err := os.ReadFile(path)
+	ts.Check(err)
+	if off < 0 {
+		off += int64(len(b))
+	}
+	b[off] ^= 0xff
+	st, err := os.Stat(path)
+	ts.Check(err)
+	ts.Check(os.Chmod(path, 0o644))
+	// In place, as a failing disk does it; the time stays as it was.
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	ts.Check(err)
+	_, err = f.WriteAt(b[off:off+1], off)
+	ts.Check(err)
+	ts.Check(f.Close())
+	ts.Check(os.Chtimes(path, st.ModTime(), st.ModTime()))
+	ts.Check(os.Chmod(path, st.Mode().Perm()))
+}
+
+// same A B compares two files' bytes.
+func sameBytes(ts *testscript.TestScript, neg bool, args []string) {
+	a, err := os.ReadFile(ts.MkAbs(args[0]))
+	ts.Check(err)
+	b, err := os.ReadFile(ts.MkAbs(args[1]))
+	ts.Check(err)
+	if (string(a) == string(b)) == neg {
+		ts.Fatalf("%s and %s: the same is %v", args[0], args[1], !neg)
+	}
+}
+
+// mode FILE MODE compares a file's or a folder's permission bits, as -rw-r--r--.
+func mode(ts *testscript.TestScript, _ bool, args []string) {
+	st, err := os.Lstat(ts.MkAbs(args[0]))
+	ts.Check(err)
+	if st.Mode().String() != args[1] {
+		ts.Fatalf("%s has mode %v, want %s", args[0], st.Mode(), args[1])
+	}
+}
+
+// ext4 FILE DIR MIB makes a file system with what is in DIR.
+func makeExt4(t *testing.T) func(ts *testscript.TestScript, _ bool, args []string) {
+	return func(ts *testscript.TestScript, _ bool, args []string) {
+		mib, err := strconv.ParseInt(args[2], 10, 64)
+		ts.Check(err)
+		testenv.Ext4(t, ts.MkAbs(args[0]), ts.MkAbs(args[1]), mib<<20)
+	}
+}
+
+// serve DIR serves a folder as MEDVImages and sets $URL to it.
+func serve(ts *testscript.TestScript, _ bool, args []string) {
+	s := httptest.NewServer(http.StripPrefix("/MEDVImages/", http.FileServer(http.Dir(ts.MkAbs(args[0])))))
+	ts.Defer(s.Close)
+	ts.Setenv("URL", s.URL+"/MEDVImages/")
+}
+
+// fill FILE BYTE COUNT writes COUNT times the same byte.
+func fill(ts *testscript.TestScript, _ bool, args []string) {
+	b, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	n, err := strconv.Atoi(args[2])
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(strings.Repeat(fmt.Sprintf("%c", b), n)), 0o644))
+}
