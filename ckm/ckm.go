@@ -27,7 +27,8 @@ const (
 	MaxFrameChunks    = 1024
 	MaxRunChunks      = 256
 	MaxSplitExtents   = 1024
-	MaxChunks         = 1 << 28
+	MaxChunks         = 1 << 25
+	MaxSegments       = 1 << 24
 	MaxFiles          = 4096
 	MaxImageSize      = 1 << 60
 	MaxSignatureBlock = 16 << 10
@@ -84,20 +85,23 @@ func ShortSum(p []byte) ShortDigest {
 	return ShortDigest(d[:16])
 }
 
-// Header returns the first HeaderSize bytes of every CKM of this version.
-func Header() []byte {
+// Header returns the first HeaderSize bytes of a CKM of this version with the
+// given compatible features, the same as in its INDEX.
+func Header(compatible uint32) []byte {
 	b := make([]byte, 0, HeaderSize)
 	b = binary.LittleEndian.AppendUint32(b, skippableMagic)
 	b = binary.LittleEndian.AppendUint32(b, HeaderSize-8)
 	b = append(b, ckmMagic[:]...)
 	b = binary.LittleEndian.AppendUint16(b, Version)
+	b = append(b, make([]byte, 6)...) // reserved, incompatible features
+	b = binary.LittleEndian.AppendUint32(b, compatible)
 	return append(b, make([]byte, HeaderSize-len(b))...)
 }
 
 // CheckHeader reports whether p begins as a CKM that this package can read.
 // The error wraps ErrFormat or ErrUnsupported.
 func CheckHeader(p []byte) error {
-	want := Header()
+	want := Header(0)
 	if len(p) < HeaderSize || string(p[:16]) != string(want[:16]) {
 		return fmt.Errorf("%w: no CKM header", ErrFormat)
 	}

@@ -107,7 +107,7 @@ func (h *Head) decodeTable(table []byte, chunkPages int) bool {
 			return false
 		}
 	}
-	return length == h.pagesLength && chunks == uint64(h.Chunks)
+	return length == h.pagesLength && chunks == uint64(h.Chunks) && len(h.mapPages)*pageSegments < MaxSegments+pageSegments
 }
 
 func (in *Info) decode(r *reader) {

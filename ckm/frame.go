@@ -59,9 +59,9 @@ var decoder = sync.OnceValue(func() *zstd.Decoder {
 	return d
 })
 
-// decodeSlack is the room in bytes after a frame's raw bytes that lets the
+// DecodeSlack is the room in bytes after a frame's raw bytes that lets the
 // decoder copy without looking at every end: it takes a quarter less time.
-const decodeSlack = 16
+const DecodeSlack = 16
 
 // DecodeFrame decompresses frame f from its stored bytes into dst[:0] and
 // returns its chunks' bytes, one after the other, each checked against its ID.
@@ -75,13 +75,13 @@ func (x *Index) DecodeFrame(f int, dst, stored []byte) ([]byte, error) {
 	}
 	var h zstd.Header
 	if err := h.Decode(stored); err != nil || h.Skippable || !h.HasFCS || h.FrameContentSize != uint64(raw) ||
-		h.DictionaryID != 0 || h.HasCheckSum || !endsWithFrame(stored[h.HeaderSize:]) {
+		h.DictionaryID != 0 || h.HasCheckSum || h.WindowSize > MaxFrameLimit || !endsWithFrame(stored[h.HeaderSize:]) {
 		return nil, fmt.Errorf("%w: frame %d is not the zstd frame it should be", ErrMismatch, f)
 	}
 	if cap(dst) < raw {
-		dst = make([]byte, 0, raw+decodeSlack)
+		dst = make([]byte, 0, raw+DecodeSlack)
 	}
-	out, err := decoder().DecodeAll(stored, dst[:0:min(cap(dst), raw+decodeSlack)])
+	out, err := decoder().DecodeAll(stored, dst[:0:min(cap(dst), raw+DecodeSlack)])
 	if err != nil {
 		return nil, fmt.Errorf("%w: frame %d: %v", ErrMismatch, f, err)
 	}

@@ -208,7 +208,7 @@ func (x *Index) mergeRuns() {
 // continues reports whether run s goes on where run p, which has room, ends.
 func (x *Index) continues(p, s *Segment) bool {
 	return p.Extents == nil && s.Extents == nil && p.Count < MaxRunChunks &&
-		uint64(p.Chunk)+uint64(p.Count) < uint64(len(x.ends)) &&
+		uint64(p.Chunk)+uint64(p.Count)+uint64(s.Count) <= uint64(len(x.ends)) &&
 		s.File == p.File && s.Chunk == p.Chunk+p.Count && s.Offset == p.Offset+x.span(p.Chunk, p.Count)
 }
 

@@ -42,7 +42,7 @@ func CheckName(name string) error {
 	case strings.ContainsAny(name, forbiddenInNames):
 		return fmt.Errorf(`image name %q holds one of " < > | \ / : * ?, which are not allowed`, name)
 	case name[0] == '.' || name[0] == '-' || strings.HasSuffix(name, "."):
-		return fmt.Errorf("image name %q must not begin with . or - or end with .", name)
+		return fmt.Errorf("image name %q must not begin with . or - nor end with a dot", name)
 	case isDeviceName(name) || strings.EqualFold(name, "PrestagedImages"):
 		return fmt.Errorf("image name %q is reserved", name)
 	}

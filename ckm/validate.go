@@ -193,6 +193,9 @@ func (x *Index) validateMap() error {
 		spans = append(spans, span{file, e.Offset, e.Offset + e.Length})
 		return nil
 	}
+	if len(x.segments) > MaxSegments {
+		return fmt.Errorf("%w: %d segments, the limit is %d", ErrFormat, len(x.segments), MaxSegments)
+	}
 	for i := range x.segments {
 		s := &x.segments[i]
 		if s.Count < 1 || s.Count > MaxRunChunks || s.Chunk >= chunks || s.Count > chunks-s.Chunk || s.Chunk > next {

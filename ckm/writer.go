@@ -20,7 +20,7 @@ type Writer struct {
 // NewWriter writes the CKM's header to w. The frames will be added to x.
 func NewWriter(w io.Writer, x *Index) (*Writer, error) {
 	cw := &Writer{w: w, x: x, blake3: blake3.New(), sha256: sha256.New()}
-	return cw, cw.write(Header())
+	return cw, cw.write(Header(x.CompatibleFeatures))
 }
 
 // WriteFrame writes a frame's stored bytes and records its chunks.
