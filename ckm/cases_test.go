@@ -137,7 +137,7 @@ func goodCases() []goodCase {
 		})},
 		{"unknown", "compatible features, attributes and signature schemes that nobody knows", with(mapped(page(seg(run, stay, next, 4))), func(m *model) {
 			m.compatible = 0x80000001
-			m.info.Attributes = []ckm.Attribute{{Key: "\x00", Value: "\x00"}, {Key: "x", Value: "y"}}
+			m.info.Attributes = []ckm.Attribute{{Key: "!", Value: ""}, {Key: "x", Value: "y"}}
 			m.sigs = slices.Concat([]byte{0, 0, 0, 0}, []byte{2, 0, 1, 0, 9}, []byte{0xff, 0xff, 0, 0})
 		})},
 		{"names", "names, paths and attributes at their limits", with(mapped(page(seg(run, stay, next, 4))), func(m *model) {
@@ -213,6 +213,13 @@ func refusedCases() []refusedCase {
 	info("version-huge", "version 2^31", "info section", func(in *ckm.Info) { in.Version = 1 << 31 })
 	info("created", "created in second 2^40", "info section", func(in *ckm.Info) { in.Created = 1 << 40 })
 	info("creator-long", "a creator of 257 bytes", "info section", func(in *ckm.Info) { in.Creator = strings.Repeat("c", 257) })
+	info("creator-escape", "a creator that acts on a terminal", "creator", func(in *ckm.Info) { in.Creator = "a\x1b[31mb" })
+	info("creator-bidi", "a creator that turns the order of text around", "creator", func(in *ckm.Info) { in.Creator = "a\u202eb" })
+	info("attribute-newline", "an attribute that forges a line", "not text", func(in *ckm.Info) { in.Attributes[0].Value = "a\nb" })
+	info("format-control", "a format with a control character", "not text", func(in *ckm.Info) { in.Files[0].Format = "ra\x08w" })
+	info("path-device-space", "a device name with a space before its dot", "device", func(in *ckm.Info) { in.Files[1].Path = "CON .x" })
+	info("path-bidi", "a path that turns the order of text around", "not allowed", func(in *ckm.Info) { in.Files[1].Path = "a\u202eb" })
+	info("path-parent-case", "a file that is a folder of another, case ignored", "", func(in *ckm.Info) { in.Files[0].Path, in.Files[1].Path = "A", "a/b" })
 	info("creator-utf8", "a creator that is not UTF-8", "info section", func(in *ckm.Info) { in.Creator = "a\xc0\x80" })
 	info("limit-0", "a frame limit of 0", "frame limit 0", func(in *ckm.Info) { in.FrameLimit = 0 })
 	info("limit-huge", "a frame limit of 1 MiB and a byte", "frame limit 1048577", func(in *ckm.Info) { in.FrameLimit = 1<<20 + 1 })

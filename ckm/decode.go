@@ -205,12 +205,13 @@ func (x *Index) decodePages(h *Head, pages []byte) error {
 		segments += int(e.items) // each takes a byte at least
 	}
 	x.segments = make([]Segment, 0, segments)
+	extents := 0 // of all splits
 	for i, e := range h.mapPages {
 		p, err := take(len(h.chunkPages)+i, e)
 		if err != nil {
 			return err
 		}
-		if !x.decodeMapPage(p, int(e.items)) {
+		if !x.decodeMapPage(p, int(e.items), &extents) {
 			return fmt.Errorf("%w: map page %d", ErrFormat, i)
 		}
 	}
@@ -271,7 +272,7 @@ func (x *Index) decodeChunkPage(p []byte, chunks int) bool {
 	return !r.bad && len(r.p) == 0
 }
 
-func (x *Index) decodeMapPage(p []byte, segments int) bool {
+func (x *Index) decodeMapPage(p []byte, segments int, extents *int) bool {
 	var (
 		file, chunk uint32
 		at          uint64
@@ -296,6 +297,9 @@ func (x *Index) decodeMapPage(p []byte, segments int) bool {
 		s := Segment{Chunk: chunk, Count: n, File: file, Offset: at}
 		if w&segSplit != 0 {
 			if s.Count = 1; n < 2 || n > MaxSplitExtents || uint64(n) > uint64(len(r.p)) {
+				return false
+			}
+			if *extents += int(n); *extents > MaxSegments {
 				return false
 			}
 			s.Extents = make([]Extent, n)

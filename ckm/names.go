@@ -37,7 +37,7 @@ func CheckName(name string) error {
 	case strings.ContainsFunc(name, unicode.IsSpace):
 		return fmt.Errorf("image name %q holds a space; use for instance %q", name,
 			strings.Join(strings.Fields(name), "-"))
-	case strings.ContainsFunc(name, unicode.IsControl):
+	case strings.ContainsFunc(name, isControl):
 		return fmt.Errorf("image name %q holds a control character", name)
 	case strings.ContainsAny(name, forbiddenInNames):
 		return fmt.Errorf(`image name %q holds one of " < > | \ / : * ?, which are not allowed`, name)
@@ -94,7 +94,7 @@ func CheckPath(p string) error {
 		switch {
 		case e == "" || len(e) > maxElementBytes || !utf8.ValidString(e):
 			return fmt.Errorf("file path %q has an empty, overlong or non-UTF-8 element", p)
-		case strings.ContainsFunc(e, unicode.IsControl) || strings.ContainsAny(e, forbiddenInNames):
+		case strings.ContainsFunc(e, isControl) || strings.ContainsAny(e, forbiddenInNames):
 			return fmt.Errorf("file path %q holds a character that is not allowed", p)
 		case strings.HasSuffix(e, ".") || strings.HasSuffix(e, " "):
 			return fmt.Errorf("file path %q has an element that ends with a dot or a space", p)
@@ -156,4 +156,14 @@ func isDeviceName(s string) bool {
 		number, ok = strings.CutPrefix(base, "LPT")
 	}
 	return ok && utf8.RuneCountInString(number) == 1 && strings.Contains("0123456789¹²³", number)
+}
+
+// isControl knows the characters that act on a terminal, or on the order in
+// which text is shown, instead of being shown. They could make one name look
+// like another.
+func isControl(r rune) bool { return unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) }
+
+// isText reports whether s, at most limit bytes long, can be shown to people.
+func isText(s string, limit int) bool {
+	return len(s) <= limit && utf8.ValidString(s) && !strings.ContainsFunc(s, isControl)
 }

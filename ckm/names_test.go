@@ -3,6 +3,7 @@ package ckm_test
 import (
 	"strings"
 	"testing"
+	"unicode"
 
 	"prestage/ckm"
 )
@@ -32,6 +33,7 @@ func TestCheckName(t *testing.T) {
 		{"a\u00a0b", "space"}, {"a\u3000b", "space"}, {"a\u2028b", "space"},
 		{" ", "space"},
 		{"a\x00", "control"}, {"a\x07", "control"}, {"a\x7f", "control"}, {"a\u0080", "control"}, {"a\u009f", "control"},
+		{"a\u202eb", "control"}, {"a\u2066b", "control"}, {"a\u200eb", "control"}, // they turn text around
 		{"a\u0085b", "space"}, // a control character as well
 		{".", "begin"}, {"..", "begin"}, {".hidden", "begin"}, {"-rf", "begin"}, {"a.", "begin"}, {"a..", "begin"},
 		{"CON", "reserved"}, {"con", "reserved"}, {"Con.x", "reserved"}, {"prn", "reserved"}, {"AUX", "reserved"}, {"nul", "reserved"},
@@ -42,6 +44,15 @@ func TestCheckName(t *testing.T) {
 	}
 	for _, c := range bad {
 		refuse(t, ckm.CheckName(c.name), nil, c.why)
+	}
+}
+
+// The format names a version of Unicode. A newer Go may bring a newer one, by
+// which packages that were good would be refused: then the tables that names.go
+// uses must be kept, not this test changed.
+func TestUnicodeVersion(t *testing.T) {
+	if unicode.Version != "15.0.0" {
+		t.Errorf("Go's tables are of Unicode %s, the format asks for 15.0", unicode.Version)
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
-	"unicode/utf8"
 )
 
 // Schemes of signatures.
@@ -40,8 +39,8 @@ func (in *Info) validateInfo() error {
 	if in.Version < 1 || in.Version > maxVersion {
 		return bad("version %d", in.Version)
 	}
-	if in.Created < 0 || in.Created >= 1<<40 || len(in.Creator) > 256 || !utf8.ValidString(in.Creator) {
-		return bad("creation time or creator is out of bounds or not UTF-8")
+	if in.Created < 0 || in.Created >= 1<<40 || !isText(in.Creator, 256) {
+		return bad("creation time or creator is out of bounds or not text")
 	}
 	if in.FrameLimit < 1 || in.FrameLimit > MaxFrameLimit {
 		return bad("frame limit %d is out of bounds", in.FrameLimit)
@@ -54,8 +53,8 @@ func (in *Info) validateInfo() error {
 	}
 	var total uint64
 	for _, f := range in.Files {
-		if f.Size > MaxImageSize || total+f.Size > MaxImageSize || len(f.Format) > 32 || !utf8.ValidString(f.Format) {
-			return bad("file %q: size or format is out of bounds or not UTF-8", f.Path)
+		if f.Size > MaxImageSize || total+f.Size > MaxImageSize || !isText(f.Format, 32) {
+			return bad("file %q: size or format is out of bounds or not text", f.Path)
 		}
 		total += f.Size
 	}
@@ -63,11 +62,8 @@ func (in *Info) validateInfo() error {
 		return bad("%d attributes", len(in.Attributes))
 	}
 	for i, a := range in.Attributes {
-		if a.Key == "" || len(a.Key) > 64 || len(a.Value) > 1024 || i > 0 && in.Attributes[i-1].Key >= a.Key {
-			return bad("attribute %q out of bounds or out of order", a.Key)
-		}
-		if !utf8.ValidString(a.Key) || !utf8.ValidString(a.Value) {
-			return bad("attribute %q is not UTF-8", a.Key)
+		if a.Key == "" || !isText(a.Key, 64) || !isText(a.Value, 1024) || i > 0 && in.Attributes[i-1].Key >= a.Key {
+			return bad("attribute %q out of bounds, out of order or not text", a.Key)
 		}
 	}
 	return nil
@@ -178,6 +174,8 @@ func (x *Index) validateMap() error {
 	var (
 		spans []span
 		next  uint32 // lowest chunk not yet used
+
+		extents int // of all splits
 	)
 	chunks := uint32(len(x.ids))
 	add := func(i int, file uint32, e Extent) error {
@@ -214,6 +212,9 @@ func (x *Index) validateMap() error {
 		}
 		if len(s.Extents) < 2 || len(s.Extents) > MaxSplitExtents || s.Count != 1 {
 			return fmt.Errorf("%w: segment %d: %d extents", ErrFormat, i, len(s.Extents))
+		}
+		if extents += len(s.Extents); extents > MaxSegments {
+			return fmt.Errorf("%w: more than %d extents in splits", ErrFormat, MaxSegments)
 		}
 		var sum uint64
 		for j, e := range s.Extents {
