@@ -45,6 +45,8 @@ type app struct {
 
 // run runs the command line and returns the exit code.
 func run(ctx context.Context, args []string, out, errOut io.Writer) int {
+	checked := &checkedWriter{w: out}
+	out = checked
 	a := &app{out: out, err: errOut}
 	root := &cobra.Command{
 		Use:   "prestage",
@@ -80,6 +82,9 @@ IMAGE is NAME, for the latest version, or NAME:N.`,
 		a.meter.finish()
 	}
 	if err == nil {
+		err = checked.err
+	}
+	if err == nil {
 		return exitDone
 	}
 	if ctx.Err() != nil {
@@ -98,6 +103,21 @@ IMAGE is NAME, for the latest version, or NAME:N.`,
 		}
 	}
 	return code
+}
+
+// checkedWriter remembers that writing failed: half a list must not pass for
+// the whole.
+type checkedWriter struct {
+	w   io.Writer
+	err error
+}
+
+func (c *checkedWriter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	if err != nil && c.err == nil {
+		c.err = fmt.Errorf("writing the output: %w", err)
+	}
+	return n, err
 }
 
 // usageError is a mistake on the command line.

@@ -56,7 +56,7 @@ func (a *app) install(ctx context.Context, arg, store, images, limit string, off
 	staged, err := a.stagedFolder(ctx)
 	switch {
 	case err == nil:
-		in.Prestaged = repo.NewFolder(staged)
+		in.Prestaged = repo.NewSealedFolder(staged)
 	case !errors.Is(err, prestage.ErrNotSetUp):
 		return nil, err
 	}

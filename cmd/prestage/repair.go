@@ -83,14 +83,18 @@ func (a *app) repair(ctx context.Context, t target, from repo.Repository, force 
 		r.Faults, r.how = len(faults), count(len(faults), "fault")
 		return r, err
 	}
-	var err error
+	h, err := a.host()
+	if err != nil {
+		return r, err
+	}
+	if t.staged { // a repair that was killed may have left the CKM open
+		if err := prestage.Seal(ctx, h, t.name, t.version); err != nil {
+			return r, err
+		}
+	}
 	r.Mended, err = verify.RepairPackage(ctx, t.folder, t.name, t.version, from, a.meter)
 	r.how = size(r.Mended) + " fetched"
 	if err == nil && t.staged {
-		h, hostErr := a.host()
-		if hostErr != nil {
-			return r, hostErr
-		}
 		err = prestage.Reseal(ctx, h, t.name, t.version, a.meter)
 	}
 	return r, err

@@ -43,7 +43,11 @@ func (a *app) targets(ctx context.Context, arg, images string) ([]target, error)
 	if err != nil {
 		return a.copies(ctx, arg, images)
 	}
-	staged, _ := a.stagedFolder(ctx)
+	staged, err := a.stagedFolder(ctx)
+	if err != nil && !errors.Is(err, prestage.ErrNotSetUp) && !errors.Is(err, errors.ErrUnsupported) &&
+		(staged == "" || same(arg, staged) || same(filepath.Dir(arg), staged)) {
+		return nil, err // whether its files are to be sealed is not known
+	}
 	if !st.IsDir() {
 		name, version, _, ok := ckm.ParseFileName(filepath.Base(arg))
 		if !ok {
@@ -95,11 +99,11 @@ func (a *app) copies(ctx context.Context, arg, images string) ([]target, error) 
 		folders[f] = false
 	}
 	if staged, err := a.stagedFolder(ctx); err == nil {
-		folders[repo.NewFolder(staged)] = true
+		folders[repo.NewSealedFolder(staged)] = true
 	}
 	for f, staged := range folders {
-		if e, err := repo.Find(ctx, f, name, version); err == nil {
-			list = append(list, target{folder: f, staged: staged, name: name, version: e.Version})
+		if v := versionIn(f, name, version); v > 0 {
+			list = append(list, target{folder: f, staged: staged, name: name, version: v})
 		}
 	}
 	if s, err := a.store(""); err == nil {
@@ -117,6 +121,19 @@ func (a *app) copies(ctx context.Context, arg, images string) ([]target, error) 
 		return nil, fmt.Errorf("%w: there is no file or folder %q, and no copy of an image of that name on this machine", repo.ErrNotFound, arg)
 	}
 	return list, nil
+}
+
+// versionIn returns the version of an image, or its latest when version is 0,
+// that a folder has an INDEX of, damaged or not; 0 when there is none.
+func versionIn(f *repo.Folder, name string, version uint32) (found uint32) {
+	entries, _ := os.ReadDir(f.String())
+	for _, e := range entries {
+		n, v, ext, ok := ckm.ParseFileName(e.Name())
+		if ok && ext == ckm.IndexExt && n == name && (version == 0 || v == version) {
+			found = max(found, v)
+		}
+	}
+	return found
 }
 
 // stagedFolder returns this machine's pre-stage folder.

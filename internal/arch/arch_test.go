@@ -28,7 +28,7 @@ var allowed = map[string][]string{
 	"internal/disk":      {"ckm"},
 	"internal/pack":      {"ckm", "internal/chunk", "internal/disk", "internal/progress"},
 	"internal/repo":      {"ckm", "internal/durable"},
-	"internal/assemble":  {"ckm", "internal/disk", "internal/progress", "internal/repo"},
+	"internal/assemble":  {"ckm", "internal/disk", "internal/durable", "internal/progress", "internal/repo"},
 	"internal/verify":    {"ckm", "internal/assemble", "internal/durable", "internal/progress", "internal/repo"},
 	"internal/host":      {"internal/acl", "internal/settings"},
 	"internal/localhost": {"internal/acl", "internal/durable", "internal/host", "internal/settings"},

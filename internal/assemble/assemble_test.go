@@ -53,7 +53,7 @@ func makePackage(t *testing.T, seed uint64) made {
 			if r.IntN(3) == 0 { // zero blocks within a chunk
 				clear(p[:len(p)/2])
 			}
-			p[len(p)-1], p[len(p)-2] = byte(chunk), byte(chunk>>8) + 1
+			p[len(p)-1], p[len(p)-2] = byte(chunk), byte(chunk>>8)+1
 			raw, ids, lengths = append(raw, p...), append(ids, ckm.Sum(p)), append(lengths, len(p))
 			for range 1 + r.IntN(2) {
 				f := r.IntN(2)

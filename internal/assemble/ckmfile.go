@@ -89,7 +89,7 @@ func checkFraming(x *ckm.Index, r io.ReaderAt, size int64) (bool, error) {
 	if size != int64(x.CKMLength) {
 		return false, nil
 	}
-	for off, want := range map[int64][]byte{0: ckm.Header(), size - ckm.TrailerSize: x.Trailer().Append(nil)} {
+	for off, want := range map[int64][]byte{0: ckm.Header(x.CompatibleFeatures), size - ckm.TrailerSize: x.Trailer().Append(nil)} {
 		got := make([]byte, len(want))
 		if _, err := r.ReadAt(got, off); err != nil && !errors.Is(err, io.EOF) {
 			return false, err

@@ -84,6 +84,7 @@ func (t *Fetcher) Frames(ctx context.Context, need []int, use func(frame int, st
 func (t *Fetcher) from(ctx context.Context, source int, need []int, use func(int, []byte) error) (missing []int, cause, err error) {
 	var (
 		mu    sync.Mutex
+		gone  error // the source is not asked for any more
 		spans = make(chan []int)
 	)
 	src, err := t.Sources[source].Open(ctx)
@@ -99,6 +100,9 @@ func (t *Fetcher) from(ctx context.Context, source int, need []int, use func(int
 		mu.Lock()
 		defer mu.Unlock()
 		missing = append(missing, frames...)
+		if errors.Is(why, repo.ErrUnavailable) {
+			gone = why
+		}
 		if cause == nil || errors.Is(cause, ckm.ErrMismatch) {
 			cause = why
 		}
@@ -125,6 +129,13 @@ func (t *Fetcher) from(ctx context.Context, source int, need []int, use func(int
 		g.Go(func() error {
 			var buf []byte
 			for frames := range spans {
+				mu.Lock()
+				why := gone
+				mu.Unlock()
+				if why != nil {
+					fail(frames, why)
+					continue
+				}
 				got, err := t.read(gctx, src, frames, &buf, use, fail)
 				mu.Lock()
 				t.Fetched[source] += got
@@ -190,7 +201,7 @@ func (t *Fetcher) read(ctx context.Context, src repo.Data, frames []int, buf *[]
 			return got, ctx.Err()
 		}
 		if err != nil {
-			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			if !errors.Is(err, repo.ErrUnavailable) && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)) {
 				err = fmt.Errorf("%w: the CKM is cut short", ckm.ErrMismatch)
 			}
 			fail(frames[i:], err)

@@ -80,7 +80,7 @@ func (t *Fetcher) fill(ctx context.Context, target *Target, need []int) error {
 		total += int64(t.Index.FrameLength(f))
 	}
 	t.Meter.Begin("assembling", total)
-	bufs := sync.Pool{New: func() any { b := make([]byte, 0, t.Index.FrameLimit); return &b }}
+	bufs := sync.Pool{New: func() any { b := make([]byte, 0, t.Index.FrameLimit+ckm.DecodeSlack); return &b }}
 	return t.Frames(ctx, need, func(f int, stored []byte) error {
 		buf := bufs.Get().(*[]byte)
 		defer bufs.Put(buf)
@@ -128,7 +128,7 @@ func (t *Fetcher) CKM(ctx context.Context, f CKMFile) (written int64, err error)
 	if err != nil {
 		return written, err
 	}
-	if _, err := f.WriteAt(ckm.Header(), 0); err != nil {
+	if _, err := f.WriteAt(ckm.Header(t.Index.CompatibleFeatures), 0); err != nil {
 		return written, err
 	}
 	if _, err := f.WriteAt(t.Index.Trailer().Append(nil), int64(t.Index.CKMLength)-ckm.TrailerSize); err != nil {

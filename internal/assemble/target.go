@@ -16,6 +16,7 @@ import (
 
 	"prestage/ckm"
 	"prestage/internal/disk"
+	"prestage/internal/durable"
 )
 
 // sparseBlock is the unit in which zeros are left out of new files, in bytes.
@@ -28,37 +29,61 @@ type Target struct {
 	x     *ckm.Index
 	place *ckm.Placement
 	files []*os.File
-	fresh bool // all files were created empty: zeros need not be written
+	flush []*durable.Flusher // of the files, while they are created
+	fresh bool               // all files were created empty: zeros need not be written
 }
 
 // CreateTarget opens the image's files under root for writing, creating those
 // that are missing. Fresh reports whether nothing was there.
-func CreateTarget(root *os.Root, x *ckm.Index) (t *Target, err error) {
-	t = &Target{x: x, place: ckm.NewPlacement(x), fresh: true}
-	defer func() {
-		if err != nil {
-			t.Close()
-		}
-	}()
-	for _, f := range x.Files {
+func CreateTarget(root *os.Root, x *ckm.Index) (*Target, error) {
+	t := &Target{x: x, place: ckm.NewPlacement(x), fresh: true}
+	if err := t.create(root); err != nil {
+		t.Close()
+		return nil, fmt.Errorf("in %s: %w", root.Name(), err)
+	}
+	return t, nil
+}
+
+func (t *Target) create(root *os.Root) error {
+	for _, f := range t.x.Files {
 		name := filepath.FromSlash(f.Path)
 		if err := root.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-			return nil, err
+			return err
 		}
 		file, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
+		if err == nil {
+			err = openUp(root, file, name)
+		}
 		if errors.Is(err, fs.ErrExist) {
 			t.fresh = false
 			file, err = root.OpenFile(name, os.O_RDWR, 0)
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 		t.files = append(t.files, file)
+		t.flush = append(t.flush, durable.NewFlusher(file))
 		if err := file.Truncate(int64(f.Size)); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return t, nil
+	return nil
+}
+
+// openUp lets everybody read a new file and pass through the folders above it,
+// whatever the umask.
+func openUp(root *os.Root, file *os.File, name string) error {
+	for dir := filepath.Dir(name); dir != "."; dir = filepath.Dir(dir) {
+		if err := root.Chmod(dir, 0o755); err != nil {
+			file.Close()
+			return err
+		}
+	}
+	err := file.Chmod(0o644)
+	if err != nil {
+		file.Close()
+	}
+	return err
 }
 
 // OpenTarget opens the image's files in dir, for reading or, to mend them, for
@@ -94,6 +119,7 @@ func OpenTarget(dir string, x *ckm.Index, write bool) (*Target, error) {
 
 // Close closes all files.
 func (t *Target) Close() error {
+	t.endFlush()
 	var errs []error
 	for _, f := range t.files {
 		if f != nil {
@@ -105,12 +131,20 @@ func (t *Target) Close() error {
 
 // Sync brings all files to the disk.
 func (t *Target) Sync() error {
+	t.endFlush()
 	for _, f := range t.files {
 		if err := f.Sync(); err != nil {
 			return fmt.Errorf("syncing %q: %w", f.Name(), err)
 		}
 	}
 	return nil
+}
+
+func (t *Target) endFlush() {
+	for _, f := range t.flush {
+		f.Close()
+	}
+	t.flush = nil
 }
 
 // Size returns the size of file i in bytes, or -1 when it is missing.
@@ -163,6 +197,7 @@ func (t *Target) writeAt(file int, p []byte, off int64) error {
 			if _, err := f.WriteAt(p[:n], off); err != nil {
 				return err
 			}
+			t.flush[file].Wrote(n)
 		}
 		p, off = p[n:], off+int64(n)
 	}

@@ -64,11 +64,21 @@ func scan(p []byte, from, to int, mask uint64) int {
 	for _, b := range p[from-window : from] {
 		h = h<<1 + gear[b]
 	}
-	for i, b := range p[from:to] {
-		h = h<<1 + gear[b]
-		if h&mask == 0 {
-			return from + i + 1
+	// Two bytes a turn: what they add does not depend on the hash, so the
+	// chain of operations that do is half as long.
+	for rest := p[from:to]; len(rest) >= 2; rest = rest[2:] {
+		a, b := gear[rest[0]], gear[rest[1]]
+		first := h<<1 + a
+		h = h<<2 + (a<<1 + b)
+		if first&mask == 0 {
+			return to - len(rest) + 1
 		}
+		if h&mask == 0 {
+			return to - len(rest) + 2
+		}
+	}
+	if (to-from)%2 == 1 && (h<<1+gear[p[to-1]])&mask == 0 {
+		return to
 	}
 	return 0
 }

@@ -203,6 +203,8 @@ func (in *Install) assemble(ctx context.Context, fetch *assemble.Fetcher, partia
 		// A full disk hurts the machine more than starting again.
 		os.RemoveAll(partial)
 		return fmt.Errorf("%w; the unfinished image was removed, make room and install again", err)
+	case err == nil:
+		err = durable.SyncTree(partial)
 	}
 	return err
 }

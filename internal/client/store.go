@@ -12,9 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
-
-	"github.com/gofrs/flock"
 
 	"prestage/ckm"
 	"prestage/internal/durable"
@@ -139,14 +136,17 @@ func (s *Store) Files(name string, version uint32) ([]string, error) {
 // lock keeps other programs from installing or removing versions of the image.
 func (s *Store) lock(ctx context.Context, name string) (unlock func(), err error) {
 	dir := filepath.Join(s.dir, name)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		if err := durable.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+		// All users of the machine may use an image, whatever the umask of
+		// the one who installs it.
+		if err := os.Chmod(dir, 0o755); err != nil {
+			return nil, err
+		}
 	}
-	l := flock.New(filepath.Join(dir, ".lock"))
-	if _, err := l.TryLockContext(ctx, 50*time.Millisecond); err != nil {
-		return nil, fmt.Errorf("locking %q: %w", dir, err)
-	}
-	return func() { l.Unlock() }, nil
+	return durable.Lock(ctx, filepath.Join(dir, ".lock"))
 }
 
 // partial returns the folder that an unfinished installation of the package is

@@ -73,16 +73,20 @@ func Open(source string) ([]*File, error) {
 }
 
 func open(p, rel string) (*File, error) {
+	st, err := os.Stat(p)
+	if err != nil {
+		return nil, err
+	}
+	// A pipe is refused before it is opened: that would wait for a writer.
+	if !st.Mode().IsRegular() && st.Mode().Type()&^fs.ModeDevice != 0 {
+		return nil, fmt.Errorf("%q is neither a file nor a block device", p)
+	}
 	f, err := os.Open(p)
 	if err != nil {
 		return nil, err
 	}
-	st, err := f.Stat()
-	if err == nil && !st.Mode().IsRegular() && st.Mode().Type()&^fs.ModeDevice != 0 {
-		err = fmt.Errorf("%q is neither a file nor a block device", p)
-	}
 	var size int64
-	if err == nil {
+	if st, err = f.Stat(); err == nil {
 		size, err = f.Seek(0, io.SeekEnd) // unlike Stat also right for devices
 	}
 	if err != nil {

@@ -7,10 +7,14 @@
 package durable
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
+
+	"github.com/gofrs/flock"
 )
 
 const (
@@ -19,9 +23,35 @@ const (
 )
 
 // CreateTemp creates an unfinished file in dir that will become name. The
-// caller renames or removes it; IsTemp tells what a crash has left.
+// caller renames or removes it; IsTemp tells what a crash has left, and Sweep
+// removes it. As long as the file is open, Sweep leaves it alone.
 func CreateTemp(dir, name string) (*os.File, error) {
-	return os.CreateTemp(dir, tempPrefix+"*."+name+tempSuffix)
+	for {
+		f, err := os.CreateTemp(dir, tempPrefix+"*."+name+tempSuffix)
+		if err != nil || !hold(f) {
+			return f, err
+		}
+		if _, err := os.Lstat(f.Name()); err == nil {
+			return f, nil
+		}
+		f.Close() // swept before it was held
+	}
+}
+
+// Sweep removes the unfinished files that will not become name any more: those
+// of writers that were killed. It does what it can.
+func Sweep(dir, name string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		number, ours := strings.CutSuffix(e.Name(), "."+name+tempSuffix)
+		number, named := strings.CutPrefix(number, tempPrefix)
+		if ours && named && strings.Trim(number, "0123456789") == "" && e.Type().IsRegular() {
+			RemoveUnheld(filepath.Join(dir, e.Name()))
+		}
+	}
 }
 
 // IsTemp reports whether file is the name of an unfinished file of CreateTemp
@@ -30,9 +60,13 @@ func IsTemp(file string) bool {
 	return strings.HasPrefix(file, tempPrefix) && strings.HasSuffix(file, tempSuffix)
 }
 
+// RemoveUnheld removes an unfinished file, unless somebody has it open.
+func RemoveUnheld(path string) { removeUnheld(path) }
+
 // WriteFile replaces the file at path by one with the given bytes and mode.
 // A reader sees the old file or the new one.
 func WriteFile(path string, data []byte, mode os.FileMode) (err error) {
+	Sweep(filepath.Dir(path), filepath.Base(path))
 	f, err := CreateTemp(filepath.Dir(path), filepath.Base(path))
 	if err != nil {
 		return err
@@ -49,10 +83,19 @@ func WriteFile(path string, data []byte, mode os.FileMode) (err error) {
 	if err = f.Chmod(mode); err != nil {
 		return err
 	}
-	if err = SyncClose(f); err != nil {
+	if err = f.Sync(); err != nil {
+		return fmt.Errorf("syncing %q: %w", f.Name(), err)
+	}
+	return ReplaceOpen(f, path)
+}
+
+// ReplaceOpen is Replace for a synced file of CreateTemp that is still open, and
+// closes it when it has succeeded.
+func ReplaceOpen(f *os.File, to string) error {
+	if err := renameOpen(f, to); err != nil {
 		return err
 	}
-	return Replace(f.Name(), path)
+	return SyncDir(filepath.Dir(to))
 }
 
 // SyncClose brings a file's bytes to the disk and closes it.
@@ -80,6 +123,48 @@ func Publish(from, to string) error {
 		return err
 	}
 	return SyncDir(filepath.Dir(to))
+}
+
+// MkdirAll makes the folder path and those above it that are missing, durably.
+func MkdirAll(path string, mode os.FileMode) error {
+	if st, err := os.Stat(path); err == nil && st.IsDir() {
+		return nil
+	}
+	above := filepath.Dir(filepath.Clean(path))
+	if above != filepath.Clean(path) {
+		if err := MkdirAll(above, mode); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(path, mode); err != nil {
+		return err
+	}
+	return SyncDir(above)
+}
+
+// SyncTree makes the entries of a folder, and of all folders in it, durable.
+func SyncTree(dir string) error {
+	return filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			err = SyncDir(path)
+		}
+		return err
+	})
+}
+
+// lockWait is how often a lock that somebody else holds is tried again.
+const lockWait = 50 * time.Millisecond
+
+// Lock waits until nobody else holds the lock file at path, or ctx ends.
+func Lock(ctx context.Context, path string) (unlock func(), err error) {
+	if st, err := os.Lstat(path); err == nil && !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%q is not a regular file; remove it", path)
+	}
+	l := flock.New(path)
+	if _, err := l.TryLockContext(ctx, lockWait); err != nil {
+		return nil, fmt.Errorf("locking %q: %w", path, err)
+	}
+	return func() { l.Unlock() }, nil
 }
 
 // SyncDir makes the creation, renaming and removal of a folder's entries

@@ -7,6 +7,19 @@ import (
 	"golang.org/x/sys/windows"
 )
 
+// hold has nothing to do: nobody can remove a file that is open.
+func hold(*os.File) bool { return true }
+
+func removeUnheld(path string) { os.Remove(path) }
+
+// renameOpen closes first: an open file cannot be renamed.
+func renameOpen(f *os.File, to string) error {
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return rename(f.Name(), to)
+}
+
 func rename(from, to string) error { return move(from, to, windows.MOVEFILE_REPLACE_EXISTING) }
 
 func renameNew(from, to string) error { return move(from, to, 0) }

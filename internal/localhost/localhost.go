@@ -7,9 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
-
-	"github.com/gofrs/flock"
 
 	"prestage/internal/durable"
 	"prestage/internal/host"
@@ -66,6 +63,11 @@ func info(st fs.FileInfo) host.Info {
 
 // ReadDir implements host.Host.
 func (h *Host) ReadDir(_ context.Context, path string) ([]host.Info, error) {
+	if st, err := os.Lstat(path); err != nil {
+		return nil, err
+	} else if !st.IsDir() {
+		return nil, fmt.Errorf("%q is not a folder", path)
+	}
 	entries, err := os.ReadDir(path)
 	if err != nil {
 		return nil, err
@@ -104,10 +106,24 @@ func open(path string, flags int) (host.File, error) {
 		f.Close()
 		return nil, fmt.Errorf("%q is not a regular file", path)
 	}
-	return &file{f}, nil
+	return &file{f, durable.NewFlusher(f)}, nil
 }
 
-type file struct{ *os.File }
+type file struct {
+	*os.File
+	flusher *durable.Flusher
+}
+
+func (f *file) WriteAt(p []byte, off int64) (int, error) {
+	n, err := f.File.WriteAt(p, off)
+	f.flusher.Wrote(n)
+	return n, err
+}
+
+func (f *file) Close() error {
+	f.flusher.Close()
+	return f.File.Close()
+}
 
 func (f *file) Size() (int64, error) {
 	st, err := f.Stat()
@@ -135,17 +151,7 @@ func (h *Host) Remove(_ context.Context, path string) error {
 	return durable.SyncDir(filepath.Dir(path))
 }
 
-// lockWait is how often a lock that somebody else holds is tried again.
-const lockWait = 50 * time.Millisecond
-
 // Lock implements host.Host.
 func (h *Host) Lock(ctx context.Context, path string) (unlock func(), err error) {
-	if st, err := os.Lstat(path); err == nil && !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("%q is not a regular file", path)
-	}
-	l := flock.New(path)
-	if _, err := l.TryLockContext(ctx, lockWait); err != nil {
-		return nil, fmt.Errorf("locking %q: %w", path, err)
-	}
-	return func() { l.Unlock() }, nil
+	return durable.Lock(ctx, path)
 }

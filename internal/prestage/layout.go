@@ -79,10 +79,25 @@ func configured(ctx context.Context, h host.Host) (folders, error) {
 	return at(h, above), nil
 }
 
-// StagedFolder returns the pre-stage folder from the host's settings.
+// StagedFolder returns the pre-stage folder from the host's settings. It is an
+// error when something else, such as a symbolic link, is in its place.
 func StagedFolder(ctx context.Context, h host.Host) (string, error) {
-	f, err := configured(ctx, h)
+	f, err := located(ctx, h)
 	return f.staged, err
+}
+
+// located is configured where what is in place of the folders is not followed.
+func located(ctx context.Context, h host.Host) (folders, error) {
+	f, err := configured(ctx, h)
+	if err != nil {
+		return f, err
+	}
+	for _, p := range f.parts() {
+		if _, err := h.CheckFolder(ctx, p.path, p.rights); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return f, err
+		}
+	}
+	return f, nil
 }
 
 // parts are the folders with their rights, from the top.

@@ -78,15 +78,24 @@ func (p *push) run(ctx context.Context) (err error) {
 	sameIndex := p.indexIsThere(ctx)
 	if sameIndex && p.witnessed(ctx, receipt, p.x.Digest()) {
 		p.done.Receipt, p.done.Already = receipt, true
-		return nil
+		return p.tidy(ctx)
 	}
 	data, index := p.file(ckm.DataName(name, version)), p.file(ckm.IndexName(name, version))
-	if whole, err := p.dataIsWhole(ctx, data); err != nil {
+	whole, err := p.dataIsWhole(ctx, data)
+	if err != nil {
 		return err
-	} else if !whole {
+	}
+	if !whole {
 		if err := p.copyData(ctx); err != nil {
 			return err
 		}
+	}
+	if !sameIndex { // aside as well: a disk that is full must not leave half a package
+		if err := p.writeAside(ctx, p.partial(ckm.IndexName(name, version)), p.encoded); err != nil {
+			return p.giveBack(ctx, err)
+		}
+	}
+	if !whole {
 		if !sameIndex {
 			// Another package has this name: its INDEX must not be seen
 			// beside our CKM.
@@ -99,7 +108,7 @@ func (p *push) run(ctx context.Context) (err error) {
 		}
 	}
 	if !sameIndex {
-		if err := p.writeFile(ctx, index, p.encoded); err != nil {
+		if err := p.h.Rename(ctx, p.partial(ckm.IndexName(name, version)), index); err != nil {
 			return err
 		}
 	}
@@ -108,8 +117,20 @@ func (p *push) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	p.done.Receipt, err = p.writeReceipt(ctx, p.x, time.Now())
-	return err
+	if p.done.Receipt, err = p.writeReceipt(ctx, p.x, time.Now()); err != nil {
+		return err
+	}
+	return p.tidy(ctx)
+}
+
+// tidy removes what a push of this name has left unfinished.
+func (p *push) tidy(ctx context.Context) error {
+	for _, name := range []string{ckm.DataName(p.x.Name, p.x.Version), ckm.IndexName(p.x.Name, p.x.Version)} {
+		if err := p.h.Remove(ctx, p.partial(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 func (p *push) indexIsThere(ctx context.Context) bool {
@@ -182,7 +203,7 @@ func (p *push) copyData(ctx context.Context) error {
 		return fmt.Errorf("%w: %w; repair it first (prestage repair)", ErrDamaged, err)
 	}
 	if err != nil {
-		return p.giveBack(ctx, partial, err)
+		return p.giveBack(ctx, err)
 	}
 	whole, err := p.check(ctx, partial)
 	if err == nil && !whole {
@@ -213,9 +234,9 @@ func (p *push) checkSpace(ctx context.Context, partial string) error {
 
 // giveBack frees the space of an unfinished copy when the disk is full: a full
 // disk hurts the machine more than starting again.
-func (p *push) giveBack(ctx context.Context, partial string, err error) error {
+func (p *push) giveBack(ctx context.Context, err error) error {
 	if durable.IsDiskFull(err) {
-		p.h.Remove(context.WithoutCancel(ctx), partial)
+		p.tidy(context.WithoutCancel(ctx))
 		return fmt.Errorf("%w; the unfinished copy was removed, make room and push again", err)
 	}
 	return err

@@ -110,6 +110,18 @@ func (f folders) witnessed(ctx context.Context, r *Receipt, digest ckm.Digest) b
 func (f folders) writeFile(ctx context.Context, path string, data []byte) error {
 	_, base := f.h.Split(path)
 	partial := f.partial(base)
+	err := f.writeAside(ctx, partial, data)
+	if err == nil {
+		err = f.h.Rename(ctx, partial, path)
+	}
+	if err != nil {
+		f.h.Remove(context.WithoutCancel(ctx), partial)
+	}
+	return err
+}
+
+// writeAside makes partial hold data, sealed and on the disk.
+func (f folders) writeAside(ctx context.Context, partial string, data []byte) error {
 	if err := f.h.Remove(ctx, partial); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -125,12 +137,6 @@ func (f folders) writeFile(ctx context.Context, path string, data []byte) error 
 	}
 	if err == nil {
 		err = f.h.Seal(ctx, partial, acl.Prestaged)
-	}
-	if err == nil {
-		err = f.h.Rename(ctx, partial, path)
-	}
-	if err != nil {
-		f.h.Remove(context.WithoutCancel(ctx), partial)
 	}
 	return err
 }

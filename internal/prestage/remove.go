@@ -18,7 +18,7 @@ var ErrInUse = errors.New("in use")
 // The error wraps ErrInUse when a client is reading it, unless forced, or
 // repo.ErrNotFound.
 func Remove(ctx context.Context, h host.Host, name string, version uint32, force bool) error {
-	f, err := configured(ctx, h)
+	f, err := located(ctx, h)
 	if err != nil {
 		return err
 	}
@@ -44,7 +44,8 @@ func Remove(ctx context.Context, h host.Host, name string, version uint32, force
 	if !found {
 		return fmt.Errorf("%w: %s in %s", repo.ErrNotFound, repo.ImageName(name, version), f.staged)
 	}
-	for _, path := range []string{index, data, h.Join(f.aside, receiptName(name, version)), f.partial(ckm.DataName(name, version))} {
+	for _, path := range []string{index, data, h.Join(f.aside, receiptName(name, version)),
+		f.partial(ckm.DataName(name, version)), f.partial(ckm.IndexName(name, version))} {
 		if err := h.Remove(ctx, path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

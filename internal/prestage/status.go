@@ -64,14 +64,18 @@ func GetStatus(ctx context.Context, h host.Host) (*Status, error) {
 		return nil, err
 	}
 	st := &Status{Location: f.staged, VMSFolder: s.VMSFolder, Packages: []PackageStatus{}, Stray: []string{}}
+	passable := true
 	for _, p := range f.parts() {
 		dev, err := h.CheckFolder(ctx, p.path, p.rights)
 		if errors.Is(err, fs.ErrNotExist) {
 			dev = []string{"it does not exist"}
 		} else if err != nil {
-			dev = []string{err.Error()}
+			dev, passable = []string{err.Error()}, passable && p.path == f.aside
 		}
 		st.Folders = append(st.Folders, FolderStatus{p.path, dev})
+	}
+	if !passable { // what is in place of a folder is not looked into
+		return st, nil
 	}
 	files, err := h.ReadDir(ctx, f.staged)
 	if errors.Is(err, fs.ErrNotExist) {

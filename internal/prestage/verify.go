@@ -2,6 +2,8 @@ package prestage
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"time"
 
 	"prestage/ckm"
@@ -17,7 +19,7 @@ import (
 // its receipt when it is whole. A user who may read but not write gets the
 // answer without a receipt.
 func VerifyPackage(ctx context.Context, h host.Host, name string, version uint32, m progress.Meter) ([]assemble.Fault, error) {
-	f, err := configured(ctx, h)
+	f, err := located(ctx, h)
 	if err != nil {
 		return nil, err
 	}
@@ -28,18 +30,26 @@ func VerifyPackage(ctx context.Context, h host.Host, name string, version uint32
 	return r.Faults, nil
 }
 
-// Reseal verifies and seals a package that was mended in place.
-func Reseal(ctx context.Context, h host.Host, name string, version uint32, m progress.Meter) error {
-	f, err := configured(ctx, h)
+// Seal seals those of a package's two files that are there.
+func Seal(ctx context.Context, h host.Host, name string, version uint32) error {
+	f, err := located(ctx, h)
 	if err != nil {
 		return err
 	}
 	for _, file := range []string{ckm.DataName(name, version), ckm.IndexName(name, version)} {
-		if err := h.Seal(ctx, f.file(file), acl.Prestaged); err != nil {
+		if err := h.Seal(ctx, f.file(file), acl.Prestaged); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
-	_, err = f.verifyPackage(ctx, name, version, m)
+	return nil
+}
+
+// Reseal verifies and seals a package that was mended in place.
+func Reseal(ctx context.Context, h host.Host, name string, version uint32, m progress.Meter) error {
+	if err := Seal(ctx, h, name, version); err != nil {
+		return err
+	}
+	_, err := VerifyPackage(ctx, h, name, version, m)
 	return err
 }
 
@@ -89,6 +99,7 @@ func (f folders) verifyPackage(ctx context.Context, name string, version uint32,
 	defer unlock()
 	if r.Verified, err = f.writeReceipt(ctx, x, time.Now()); err != nil {
 		r.Verified = nil
+		m.Warn("%s is whole, but that could not be recorded: %v", r.Name, err)
 	}
 	return r, nil
 }

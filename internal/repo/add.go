@@ -3,8 +3,10 @@ package repo
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -21,8 +23,11 @@ const (
 	packingName = ".prestage.packing" // held, shared, while anybody packs
 )
 
-// newIndex is the name that a new package's INDEX has while it is unfinished.
-const newIndex = "new" + ckm.IndexExt
+// Names that a new package's files have while they are unfinished.
+const (
+	newData  = "new" + ckm.DataExt
+	newIndex = "new" + ckm.IndexExt
+)
 
 // Add adds the next version of the image name: write writes the CKM and
 // returns its index, which Add gives its version. Several Adds may run at
@@ -36,7 +41,7 @@ func (r *Folder) Add(ctx context.Context, name string, write func(w io.Writer) (
 	if err := ckm.CheckName(name); err != nil {
 		return nil, nil, err
 	}
-	if err := os.MkdirAll(r.dir, 0o755); err != nil {
+	if err := durable.MkdirAll(r.dir, 0o755); err != nil {
 		return nil, nil, err
 	}
 	packing := flock.New(r.Path(packingName))
@@ -58,26 +63,48 @@ func (r *Folder) Add(ctx context.Context, name string, write func(w io.Writer) (
 	if _, err := r.nextVersion(name); err != nil {
 		return nil, nil, err
 	}
-	data, err := durable.CreateTemp(r.dir, "new"+ckm.DataExt)
+	data, err := durable.CreateTemp(r.dir, newData)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer os.Remove(data.Name()) // gone already if all went well
 	x, err := writeData(data, write)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, r.noRoom(err)
 	}
 	x.Name = name
 	encoded, err := r.publish(ctx, data.Name(), x)
-	return x, encoded, err
+	return x, encoded, r.noRoom(err)
+}
+
+// noRoom says what to do when the disk is full.
+func (r *Folder) noRoom(err error) error {
+	if durable.IsDiskFull(err) {
+		return fmt.Errorf("%w; make room in %s, or pack into another folder with --images", err, r)
+	}
+	return err
+}
+
+// flushing writes to a file and has it flushed along the way.
+type flushing struct {
+	f       *os.File
+	flusher *durable.Flusher
+}
+
+func (w flushing) Write(p []byte) (int, error) {
+	n, err := w.f.Write(p)
+	w.flusher.Wrote(n)
+	return n, err
 }
 
 func writeData(f *os.File, write func(w io.Writer) (*ckm.Index, error)) (*ckm.Index, error) {
-	w := bufio.NewWriterSize(f, 1<<20)
+	flusher := durable.NewFlusher(f)
+	w := bufio.NewWriterSize(flushing{f, flusher}, 1<<20)
 	x, err := write(w)
 	if err == nil {
 		err = w.Flush()
 	}
+	flusher.Close()
 	if err == nil {
 		err = f.Chmod(0o644)
 	}
@@ -107,13 +134,22 @@ func (r *Folder) publish(ctx context.Context, path string, x *ckm.Index) ([]byte
 		return nil, err
 	}
 	defer os.Remove(index)
-	if err := durable.Publish(path, r.Path(ckm.DataName(x.Name, x.Version))); err != nil {
+	data := r.Path(ckm.DataName(x.Name, x.Version))
+	if err := durable.Publish(path, data); err != nil {
+		if !errors.Is(err, fs.ErrExist) {
+			os.Remove(data) // it may have appeared, and then failed to be synced
+		}
 		return nil, err
 	}
-	if err := durable.Publish(index, r.Path(ckm.IndexName(x.Name, x.Version))); err != nil {
+	final := r.Path(ckm.IndexName(x.Name, x.Version))
+	if err := durable.Publish(index, final); err != nil {
+		if _, statErr := os.Lstat(final); errors.Is(statErr, fs.ErrNotExist) {
+			os.Remove(data) // or it would lie here for ever without its INDEX
+		}
 		return nil, err
 	}
-	return encoded, r.writeCatalog(ctx)
+	// It is there now: an interruption comes too late.
+	return encoded, r.writeCatalog(context.WithoutCancel(ctx), r.usedVersions())
 }
 
 // writeIndex writes an INDEX aside and returns its path.
@@ -155,11 +191,16 @@ func (r *Folder) recover(ctx context.Context) error {
 			continue
 		}
 		p := r.Path(d.Name())
-		if changed = true; strings.Contains(d.Name(), newIndex) {
+		switch {
+		case strings.Contains(d.Name(), "."+newIndex):
 			if err := r.finish(p); err != nil {
 				return err
 			}
+		case !strings.Contains(d.Name(), "."+newData):
+			durable.RemoveUnheld(p) // a repair may be at it
+			continue
 		}
+		changed = true
 		if err := os.Remove(p); err != nil && !os.IsNotExist(err) {
 			return err
 		}
@@ -167,7 +208,7 @@ func (r *Folder) recover(ctx context.Context) error {
 	if !changed {
 		return nil
 	}
-	return r.writeCatalog(ctx)
+	return r.writeCatalog(context.WithoutCancel(ctx), r.usedVersions())
 }
 
 // finish publishes an INDEX whose CKM was published just before a crash.
@@ -215,9 +256,5 @@ func ReadTrailer(r io.ReaderAt, size int64) (ckm.Trailer, error) {
 
 // lock takes the folder's lock, waiting until ctx ends.
 func (r *Folder) lock(ctx context.Context) (unlock func(), err error) {
-	l := flock.New(r.Path(lockName))
-	if _, err := l.TryLockContext(ctx, lockWait); err != nil {
-		return nil, fmt.Errorf("locking %q: %w", r.dir, err)
-	}
-	return func() { l.Unlock() }, nil
+	return durable.Lock(ctx, r.Path(lockName))
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"time"
 
 	"prestage/ckm"
@@ -40,10 +39,13 @@ type Catalog struct {
 	LastVersions map[string]uint32 `json:"last_versions,omitempty"`
 }
 
+// lastSecond is the end of the year 9999, after which JSON has no times.
+const lastSecond = 253402300799
+
 // NewEntry describes the package with the given head and INDEX size.
 func NewEntry(info *ckm.Info, digest ckm.Digest, indexSize uint64) Entry {
 	return Entry{
-		Name: info.Name, Version: info.Version, Created: time.Unix(info.Created, 0).UTC(),
+		Name: info.Name, Version: info.Version, Created: time.Unix(min(info.Created, lastSecond), 0).UTC(),
 		FileSize: info.CKMLength, ImageSize: info.ImageSize(), PackageDigest: digest.String(),
 		Index: ckm.IndexName(info.Name, info.Version), IndexSize: indexSize, CKM: ckm.DataName(info.Name, info.Version),
 	}
@@ -62,13 +64,18 @@ func ParseCatalog(p []byte) (*Catalog, error) {
 	if c.Format != 1 {
 		return nil, fmt.Errorf("catalog: %w: format %d", ckm.ErrUnsupported, c.Format)
 	}
-	for _, e := range c.Images {
+	for i, e := range c.Images {
 		if err := e.check(); err != nil {
 			return nil, fmt.Errorf("catalog: %w: %v", ckm.ErrFormat, err)
 		}
+		if i > 0 && compareEntries(c.Images[i-1], e) >= 0 {
+			return nil, fmt.Errorf("catalog: %w: its images are out of order", ckm.ErrFormat)
+		}
 	}
-	if !slices.IsSortedFunc(c.Images, compareEntries) {
-		return nil, fmt.Errorf("catalog: %w: its images are out of order", ckm.ErrFormat)
+	for name, version := range c.LastVersions {
+		if !isVersion(name, version) {
+			return nil, fmt.Errorf("catalog: %w: last version of image %q", ckm.ErrFormat, name)
+		}
 	}
 	return &c, nil
 }
@@ -78,7 +85,7 @@ func (e *Entry) check() error {
 	if err := ckm.CheckName(e.Name); err != nil {
 		return err
 	}
-	if e.Version == 0 || e.Index != ckm.IndexName(e.Name, e.Version) || e.CKM != ckm.DataName(e.Name, e.Version) {
+	if !isVersion(e.Name, e.Version) || e.Index != ckm.IndexName(e.Name, e.Version) || e.CKM != ckm.DataName(e.Name, e.Version) {
 		return fmt.Errorf("version or file names of image %q", e.Name)
 	}
 	if d, err := hex.DecodeString(e.PackageDigest); err != nil || len(d) != len(ckm.Digest{}) {
@@ -90,11 +97,20 @@ func (e *Entry) check() error {
 	return nil
 }
 
+// isVersion reports whether an image can have that name and version.
+func isVersion(name string, version uint32) bool {
+	_, _, _, ok := ckm.ParseFileName(ckm.IndexName(name, version))
+	return ok
+}
+
 func compareEntries(a, b Entry) int {
 	return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Version, b.Version))
 }
 
 func (c *Catalog) encode() []byte {
+	if c.Images == nil {
+		c.Images = []Entry{} // a list is one when it is empty, not null
+	}
 	b, err := json.MarshalIndent(c, "", "  ")
 	if err != nil {
 		panic(err) // plain data

@@ -18,10 +18,17 @@ import (
 )
 
 // Folder is a repository in a folder of the local file system.
-type Folder struct{ dir string }
+type Folder struct {
+	dir    string
+	sealed bool // symbolic links are not followed
+}
 
 // NewFolder returns the repository in dir, which need not exist yet.
-func NewFolder(dir string) *Folder { return &Folder{dir} }
+func NewFolder(dir string) *Folder { return &Folder{dir: dir} }
+
+// NewSealedFolder is NewFolder for a pre-stage folder: a symbolic link in it is
+// never read as a file of a package.
+func NewSealedFolder(dir string) *Folder { return &Folder{dir, true} }
 
 // String returns the folder's path.
 func (r *Folder) String() string { return r.dir }
@@ -87,7 +94,7 @@ func (r *Folder) files() ([]string, error) {
 // all the same.
 func (r *Folder) entry(name string, version uint32) (e Entry, usable bool, err error) {
 	file := ckm.IndexName(name, version)
-	f, err := os.Open(r.Path(file))
+	f, err := r.open(file)
 	if err != nil {
 		return e, false, err
 	}
@@ -103,7 +110,7 @@ func (r *Folder) entry(name string, version uint32) (e Entry, usable bool, err e
 	if err != nil {
 		return e, false, err
 	}
-	data, err := os.Stat(r.Path(ckm.DataName(name, version)))
+	data, err := r.stat(ckm.DataName(name, version))
 	if errors.Is(err, fs.ErrNotExist) {
 		return e, false, fmt.Errorf("%s has no CKM beside it", file)
 	}
@@ -119,8 +126,10 @@ func (r *Folder) entry(name string, version uint32) (e Entry, usable bool, err e
 // ReadHead reads no more of an INDEX than its head.
 func ReadHead(r io.Reader) (*ckm.Head, error) {
 	head := make([]byte, 64)
-	if _, err := io.ReadFull(r, head); err != nil {
+	if _, err := io.ReadFull(r, head); errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return nil, fmt.Errorf("%w: the INDEX is too short", ckm.ErrFormat)
+	} else if err != nil {
+		return nil, err
 	}
 	size, err := ckm.HeadSize(head)
 	if err != nil {
@@ -136,21 +145,51 @@ func ReadHead(r io.Reader) (*ckm.Head, error) {
 
 // Index implements Repository.
 func (r *Folder) Index(_ context.Context, name string, version uint32) ([]byte, error) {
-	return ReadIndexFile(r.Path(ckm.IndexName(name, version)))
+	f, err := r.open(ckm.IndexName(name, version))
+	if err != nil {
+		return nil, notFound(err)
+	}
+	return readIndex(f)
 }
 
 // ReadIndexFile reads the INDEX at path, bounded by the format's limit.
 func ReadIndexFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := open(path, os.Stat)
 	if err != nil {
 		return nil, notFound(err)
 	}
+	return readIndex(f)
+}
+
+func readIndex(f *os.File) ([]byte, error) {
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, ckm.MaxIndexSize+1))
-	if err != nil {
+	return io.ReadAll(io.LimitReader(f, ckm.MaxIndexSize+1))
+}
+
+// open opens a file of the folder, stat describes it.
+func (r *Folder) open(file string) (*os.File, error)    { return open(r.Path(file), r.statFunc()) }
+func (r *Folder) stat(file string) (fs.FileInfo, error) { return stat(r.Path(file), r.statFunc()) }
+func (r *Folder) statFunc() func(string) (fs.FileInfo, error) {
+	if r.sealed {
+		return os.Lstat
+	}
+	return os.Stat
+}
+
+// open opens a regular file and nothing else: a pipe would be waited for.
+func open(path string, how func(string) (fs.FileInfo, error)) (*os.File, error) {
+	if _, err := stat(path, how); err != nil {
 		return nil, err
 	}
-	return b, nil
+	return os.Open(path)
+}
+
+func stat(path string, how func(string) (fs.FileInfo, error)) (fs.FileInfo, error) {
+	st, err := how(path)
+	if err == nil && !st.Mode().IsRegular() {
+		err = fmt.Errorf("%q is not a regular file", path)
+	}
+	return st, err
 }
 
 func notFound(err error) error {
@@ -162,7 +201,11 @@ func notFound(err error) error {
 
 // Data implements Repository.
 func (r *Folder) Data(_ context.Context, name string, version uint32) (Data, error) {
-	return OpenFile(r.Path(ckm.DataName(name, version)))
+	f, err := r.open(ckm.DataName(name, version))
+	if err != nil {
+		return nil, notFound(err)
+	}
+	return &FileData{f}, nil
 }
 
 // FileData is a CKM in the local file system.
@@ -170,7 +213,7 @@ type FileData struct{ f *os.File }
 
 // OpenFile opens the CKM at path.
 func OpenFile(path string) (*FileData, error) {
-	f, err := os.Open(path)
+	f, err := open(path, os.Stat)
 	if err != nil {
 		return nil, notFound(err)
 	}
@@ -212,6 +255,14 @@ func (r *Folder) Remove(ctx context.Context, name string, version uint32) error 
 		return err
 	}
 	defer unlock()
+	// Its number must be on record before it goes: a pack that was killed did
+	// not get so far. When the disk is full, it is on record afterwards.
+	used := r.usedVersions()
+	if r.lastVersions()[name] < used[name] {
+		if err := r.writeCatalog(ctx, used); err != nil && !durable.IsDiskFull(err) {
+			return err
+		}
+	}
 	index := os.Remove(r.Path(ckm.IndexName(name, version)))
 	if index != nil && !errors.Is(index, fs.ErrNotExist) {
 		return index
@@ -223,7 +274,7 @@ func (r *Folder) Remove(ctx context.Context, name string, version uint32) error 
 	if err := durable.SyncDir(r.dir); err != nil {
 		return err
 	}
-	return r.writeCatalog(ctx)
+	return r.writeCatalog(context.WithoutCancel(ctx), used)
 }
 
 // WriteCatalog writes catalog.json anew from what is in the folder.
@@ -233,19 +284,16 @@ func (r *Folder) WriteCatalog(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
-	return r.writeCatalog(ctx)
+	return r.writeCatalog(ctx, r.usedVersions())
 }
 
 // writeCatalog is WriteCatalog for one who holds the lock.
-func (r *Folder) writeCatalog(ctx context.Context) error {
+func (r *Folder) writeCatalog(ctx context.Context, used map[string]uint32) error {
 	entries, err := r.List(ctx)
 	if err != nil {
 		return err
 	}
-	c := Catalog{Format: 1, Images: entries, LastVersions: r.lastVersions()}
-	for _, e := range entries {
-		c.LastVersions[e.Name] = max(c.LastVersions[e.Name], e.Version)
-	}
+	c := Catalog{Format: 1, Images: entries, LastVersions: used}
 	return durable.WriteFile(r.Path(CatalogName), c.encode(), 0o644)
 }
 
@@ -258,6 +306,18 @@ func (r *Folder) lastVersions() map[string]uint32 {
 		}
 	}
 	return map[string]uint32{}
+}
+
+// usedVersions are the highest versions that were ever here: those on record
+// and those of all files, of half packages too.
+func (r *Folder) usedVersions() map[string]uint32 {
+	used := r.lastVersions()
+	files, _ := r.files()
+	for _, f := range files {
+		name, version, _, _ := ckm.ParseFileName(f)
+		used[name] = max(used[name], version)
+	}
+	return used
 }
 
 // nextVersion returns the version that a new package of the image gets. The
@@ -276,6 +336,9 @@ func (r *Folder) nextVersion(name string) (uint32, error) {
 		if n == name {
 			last = max(last, v)
 		}
+	}
+	if !isVersion(name, last+1) {
+		return 0, fmt.Errorf("image %q has had version %d, the last one there can be; use another name", name, last)
 	}
 	return last + 1, nil
 }

@@ -16,6 +16,10 @@ import (
 // ErrNotFound says that a repository does not hold what was asked for.
 var ErrNotFound = errors.New("not found")
 
+// ErrUnavailable says that a repository cannot be read at all, or no longer:
+// there is no use in asking it for more.
+var ErrUnavailable = errors.New("unavailable")
+
 // A Repository holds packages. All methods may be called from several
 // goroutines at once.
 type Repository interface {
@@ -57,11 +61,22 @@ func Open(place string) (Repository, error) {
 	if strings.Contains(place, "://") {
 		u, err := url.Parse(place)
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-			return nil, fmt.Errorf("%q is not a repository: use a folder, or an http:// or https:// address", place)
+			return nil, fmt.Errorf("%q is not a repository: use a folder, or an http:// or https:// address", withoutUser(place))
 		}
-		return NewWeb(u)
+		web, err := NewWeb(u)
+		if err != nil {
+			return nil, err
+		}
+		return web, nil
 	}
 	return NewFolder(place), nil
+}
+
+// withoutUser returns an address, which need not be a good one, without the
+// user name and password that it may hold.
+func withoutUser(place string) string {
+	scheme, rest, _ := strings.Cut(place, "://")
+	return scheme + "://" + rest[strings.LastIndexByte(rest, '@')+1:]
 }
 
 // ParseImage reads IMAGE as the command line has it: NAME, or NAME:N for a
@@ -82,7 +97,13 @@ func ParseImage(s string) (name string, version uint32, err error) {
 // Find returns the entry of a version of an image, or of its latest version
 // when version is 0. The error wraps ErrNotFound.
 func Find(ctx context.Context, r Repository, name string, version uint32) (Entry, error) {
-	entries, err := r.List(ctx)
+	var problems []error
+	entries, err := []Entry(nil), error(nil)
+	if f, ok := r.(*Folder); ok {
+		entries, problems, err = f.Scan(ctx)
+	} else {
+		entries, err = r.List(ctx)
+	}
 	if err != nil {
 		return Entry{}, err
 	}
@@ -93,6 +114,11 @@ func Find(ctx context.Context, r Repository, name string, version uint32) (Entry
 		}
 	}
 	if found.Version == 0 {
+		for _, p := range problems {
+			if strings.Contains(p.Error(), name+"_") { // its file's name
+				return found, fmt.Errorf("%w: image %s in %s: %w", ErrNotFound, ImageName(name, version), r, p)
+			}
+		}
 		return found, fmt.Errorf("%w: image %s in %s%s", ErrNotFound, ImageName(name, version), r, similar(entries, name))
 	}
 	return found, nil

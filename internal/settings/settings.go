@@ -87,7 +87,7 @@ func Save(path string, s Settings) error {
 		s.VMSFolder != "" && got.VMSFolder != s.VMSFolder || s.Server != "" && got.Server != s.Server {
 		return fmt.Errorf("settings file %s has a form that cannot be changed safely; set the values by hand", path)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := durable.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
 	if err := durable.WriteFile(path, []byte(text), 0o644); err != nil {

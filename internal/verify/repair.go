@@ -37,7 +37,7 @@ func RepairPackage(ctx context.Context, r *repo.Folder, name string, version uin
 			repo.ImageName(name, version), from, r)
 	}
 	fetch := &assemble.Fetcher{Index: good, Sources: []assemble.Source{assemble.RepositorySource(from, good)}, Meter: m}
-	if mended, err = repairData(ctx, fetch, r.Path(ckm.DataName(name, version))); err != nil {
+	if mended, err = repairData(ctx, fetch, r, good); err != nil {
 		return mended, err
 	}
 	if len(faults) > 0 { // the INDEX goes last, as it does when a package is new
@@ -63,25 +63,12 @@ func modeOf(path string) fs.FileMode {
 }
 
 // repairData mends a CKM in place. One that is missing is built aside.
-func repairData(ctx context.Context, fetch *assemble.Fetcher, path string) (int64, error) {
+func repairData(ctx context.Context, fetch *assemble.Fetcher, r *repo.Folder, x *ckm.Index) (n int64, err error) {
+	path := r.Path(ckm.DataName(x.Name, x.Version))
+	durable.Sweep(filepath.Dir(path), filepath.Base(path))
 	st, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		f, err := durable.CreateTemp(filepath.Dir(path), filepath.Base(path))
-		if err != nil {
-			return 0, err
-		}
-		defer os.Remove(f.Name())
-		n, err := fetch.CKM(ctx, osFile{f})
-		if err == nil {
-			err = f.Chmod(0o644)
-		}
-		if closeErr := f.Close(); err == nil {
-			err = closeErr
-		}
-		if err == nil {
-			err = durable.Replace(f.Name(), path)
-		}
-		return n, err
+		return buildData(ctx, fetch, path, modeOf(r.Path(ckm.IndexName(x.Name, x.Version))))
 	}
 	if err != nil {
 		return 0, err
@@ -94,17 +81,45 @@ func repairData(ctx context.Context, fetch *assemble.Fetcher, path string) (int6
 		if err := os.Chmod(path, mode|0o200); err != nil {
 			return 0, err
 		}
-		defer os.Chmod(path, mode)
+		defer func() {
+			if chmodErr := os.Chmod(path, mode); err == nil {
+				err = chmodErr
+			}
+		}()
 	}
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return 0, err
 	}
-	n, err := fetch.CKM(ctx, osFile{f})
+	n, err = fetch.CKM(ctx, osFile{f})
 	if closeErr := f.Close(); err == nil {
 		err = closeErr
 	}
 	return n, err
+}
+
+// buildData makes a new CKM.
+func buildData(ctx context.Context, fetch *assemble.Fetcher, path string, mode fs.FileMode) (n int64, err error) {
+	f, err := durable.CreateTemp(filepath.Dir(path), filepath.Base(path))
+	if err != nil {
+		return 0, err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+		}
+	}()
+	if n, err = fetch.CKM(ctx, osFile{f}); err != nil {
+		return n, err
+	}
+	if err = f.Chmod(mode); err != nil {
+		return n, err
+	}
+	if err = f.Sync(); err != nil { // also its mode
+		return n, err
+	}
+	return n, durable.ReplaceOpen(f, path)
 }
 
 type osFile struct{ *os.File }

@@ -1,0 +1,120 @@
+//go:build linux
+
+// Command bench measures prestage against its peers on one disk image and
+// prints the budget table: for each kind of work the budget, the measured
+// ratio, and whether it was met. It also writes the table into the document
+// about performance. bench/run.sh prepares what it needs and calls it.
+//
+// Ratios are what counts: both sides run on the same machine, in the same
+// minutes, in turns, so that a slow disk or a busy neighbour strikes both.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// options is what a bench run is told. An empty path of a peer means that it
+// is not on this machine: its rows say so instead of showing a number.
+type options struct {
+	image    string // the disk image to pack
+	work     string // an empty folder for everything that is written
+	rounds   int
+	doc      string // the document to write the table into; empty for none
+	template string // what the document is made from when it does not exist
+
+	prestage, desync, casync, zstd, partclone string
+
+	out, log io.Writer // the table, and what happens meanwhile
+}
+
+func main() {
+	o := options{out: os.Stdout, log: os.Stderr}
+	flag.StringVar(&o.image, "image", "", "disk image to measure with")
+	flag.StringVar(&o.work, "work", "", "empty folder for everything that is written")
+	flag.IntVar(&o.rounds, "rounds", 3, "how often each side runs")
+	flag.StringVar(&o.doc, "doc", "", "document that receives the table")
+	flag.StringVar(&o.template, "template", "", "what the document is made from when it does not exist yet")
+	flag.StringVar(&o.prestage, "prestage", "", "prestage binary")
+	flag.StringVar(&o.desync, "desync", "", "desync binary")
+	flag.Parse()
+	if o.image == "" || o.work == "" || o.prestage == "" || o.rounds < 1 || flag.NArg() != 0 {
+		fmt.Fprintln(os.Stderr, "bench: -image, -work and -prestage are needed, and at least one round")
+		os.Exit(2)
+	}
+	o.casync = lookPath("casync")
+	o.zstd = lookPath("zstd")
+	o.partclone = lookPath("partclone.ext4")
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, o); err != nil {
+		if ctx.Err() != nil {
+			err = errors.New("stopped")
+		}
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// lookPath finds a program, also where only root's PATH would have it.
+func lookPath(name string) string {
+	if p, err := exec.LookPath(name); err == nil {
+		return p
+	}
+	for _, dir := range []string{"/usr/sbin", "/sbin"} {
+		if p, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+			return p
+		}
+	}
+	return ""
+}
+
+func run(ctx context.Context, o options) error {
+	b := &bench{options: o, ctx: ctx}
+	rows, err := b.all()
+	if err != nil {
+		return err
+	}
+	text := b.facts() + "\n" + table(rows)
+	if _, err := io.WriteString(o.out, text); err != nil {
+		return err
+	}
+	if o.doc == "" {
+		return nil
+	}
+	if err := writeDoc(o.doc, o.template, text); err != nil {
+		return err
+	}
+	b.say("wrote %s", o.doc)
+	return nil
+}
+
+// facts says under which conditions the numbers came about, in words that fit
+// any machine of the same kind.
+func (b *bench) facts() string {
+	var s strings.Builder
+	fmt.Fprintf(&s, "Machine: %s.\n", machine())
+	info, err := os.Stat(b.image)
+	if err == nil {
+		stat := info.Sys().(*syscall.Stat_t)
+		fmt.Fprintf(&s, "Image: raw, %.1f GiB virtual, %.1f GiB of it not holes.\n",
+			gib(info.Size()), gib(stat.Blocks*512))
+	}
+	fmt.Fprintf(&s, "Versions: %s.\n", strings.Join(b.versions(), ", "))
+	rounds := "one round"
+	if b.rounds > 1 {
+		rounds = fmt.Sprintf("medians of %d rounds", b.rounds)
+	}
+	fmt.Fprintf(&s, "Numbers: %s.\n", rounds)
+	return s.String()
+}
