@@ -9,6 +9,9 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
+
+	"golang.org/x/time/rate"
 
 	"prestage/ckm"
 	"prestage/internal/progress"
@@ -95,7 +98,7 @@ func source(t *testing.T, name string, data []byte) Source {
 	if err := os.WriteFile(path, data, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	return Source{name, func(context.Context) (repo.Data, error) { return repo.OpenFile(path) }}
+	return Source{Name: name, Open: func(context.Context) (repo.Data, error) { return repo.OpenFile(path) }}
 }
 
 func assembleImage(t *testing.T, m made, dir string, sources ...Source) (*Fetcher, error) {
@@ -187,7 +190,7 @@ func TestSourcesComplementOneAnother(t *testing.T) {
 		}
 	}
 	dir := t.TempDir()
-	absent := Source{"absent", func(context.Context) (repo.Data, error) { return nil, repo.ErrNotFound }}
+	absent := Source{Name: "absent", Open: func(context.Context) (repo.Data, error) { return nil, repo.ErrNotFound }}
 	short := source(t, "short", first[:m.x.Frame(n-5).Offset])
 	f, err := assembleImage(t, m, dir, absent, short, source(t, "second", second), source(t, "good", m.data))
 	if err != nil {
@@ -290,5 +293,29 @@ func TestCancelled(t *testing.T) {
 	err := f.Frames(ctx, []int{0, 1, 2}, func(int, []byte) error { return nil })
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("error is %v", err)
+	}
+}
+
+// The limit is for sources that cost somebody else something.
+func TestLimitSparesFreeSources(t *testing.T) {
+	m := makePackage(t, 61)
+	fetch := func(free bool) error {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		src := source(t, "good", m.data)
+		src.Free = free
+		// At this rate all frames would take hours, and WaitN says so at once.
+		f := &Fetcher{Index: m.x, Sources: []Source{src}, Meter: progress.Discard, Limit: rate.NewLimiter(10, 10)}
+		need := make([]int, m.x.Frames())
+		for i := range need {
+			need[i] = i
+		}
+		return f.Frames(ctx, need, func(int, []byte) error { return nil })
+	}
+	if err := fetch(true); err != nil {
+		t.Errorf("a free source: %v", err)
+	}
+	if err := fetch(false); err == nil {
+		t.Error("the limit was not kept")
 	}
 }

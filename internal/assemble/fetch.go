@@ -29,11 +29,12 @@ var ErrIncomplete = errors.New("the package cannot be read in full")
 type Source struct {
 	Name string // for people
 	Open func(context.Context) (repo.Data, error)
+	Free bool // reading it does not count against the limit
 }
 
 // RepositorySource is the CKM of package x in r.
 func RepositorySource(r repo.Repository, x *ckm.Index) Source {
-	return Source{fmt.Sprint(r), func(ctx context.Context) (repo.Data, error) { return r.Data(ctx, x.Name, x.Version) }}
+	return Source{Name: fmt.Sprint(r), Open: func(ctx context.Context) (repo.Data, error) { return r.Data(ctx, x.Name, x.Version) }}
 }
 
 // A Fetcher brings frames from sources. A source that fails, or has wrong
@@ -43,7 +44,7 @@ type Fetcher struct {
 	Index   *ckm.Index
 	Sources []Source
 	Meter   progress.Meter
-	Limit   *rate.Limiter // bytes a second, nil for none
+	Limit   *rate.Limiter // of bytes a second from all sources that are not free, nil for none
 
 	// Fetched counts the stored bytes that each source supplied.
 	Fetched []int64
@@ -96,6 +97,10 @@ func (t *Fetcher) from(ctx context.Context, source int, need []int, use func(int
 		return need, fmt.Errorf("%w: it has %d bytes and should have %d: it is another package's", ckm.ErrMismatch, size, t.Index.CKMLength), nil
 	}
 	traits := src.Traits()
+	limit := t.Limit
+	if t.Sources[source].Free {
+		limit = nil
+	}
 	fail := func(frames []int, why error) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -136,7 +141,7 @@ func (t *Fetcher) from(ctx context.Context, source int, need []int, use func(int
 					fail(frames, why)
 					continue
 				}
-				got, err := t.read(gctx, src, frames, &buf, use, fail)
+				got, err := t.read(gctx, src, limit, frames, &buf, use, fail)
 				mu.Lock()
 				t.Fetched[source] += got
 				mu.Unlock()
@@ -172,7 +177,7 @@ func (t *Fetcher) span(frames []int, traits repo.Traits) int {
 
 // read reads one span and returns how many bytes of frames were used. Only an
 // error that ends all work is returned; others go to fail.
-func (t *Fetcher) read(ctx context.Context, src repo.Data, frames []int, buf *[]byte,
+func (t *Fetcher) read(ctx context.Context, src repo.Data, limit *rate.Limiter, frames []int, buf *[]byte,
 	use func(int, []byte) error, fail func([]int, error)) (got int64, err error) {
 	at := int64(t.Index.Frame(frames[0]).Offset)
 	last := t.Index.Frame(frames[len(frames)-1])
@@ -192,7 +197,7 @@ func (t *Fetcher) read(ctx context.Context, src repo.Data, frames []int, buf *[]
 		}
 		stored := (*buf)[:f.Stored]
 		if _, err = io.CopyN(io.Discard, r, int64(f.Offset)-at); err == nil {
-			err = t.wait(ctx, len(stored))
+			err = wait(ctx, limit, len(stored))
 		}
 		if err == nil {
 			_, err = io.ReadFull(r, stored)
@@ -219,14 +224,14 @@ func (t *Fetcher) read(ctx context.Context, src repo.Data, frames []int, buf *[]
 	return got, nil
 }
 
-// wait holds n bytes back to keep to the limit.
-func (t *Fetcher) wait(ctx context.Context, n int) error {
-	if t.Limit == nil {
+// wait holds n bytes back to keep to the limit, if there is one.
+func wait(ctx context.Context, limit *rate.Limiter, n int) error {
+	if limit == nil {
 		return ctx.Err()
 	}
 	for n > 0 {
-		m := min(n, t.Limit.Burst())
-		if err := t.Limit.WaitN(ctx, m); err != nil {
+		m := min(n, limit.Burst())
+		if err := limit.WaitN(ctx, m); err != nil {
 			return err
 		}
 		n -= m

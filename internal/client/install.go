@@ -166,7 +166,9 @@ func (in *Install) build(ctx context.Context, x *ckm.Index, encoded []byte) (*In
 	}
 	fetch := &assemble.Fetcher{Index: x, Meter: in.Meter, Limit: in.Limit}
 	for _, r := range in.places() {
-		fetch.Sources = append(fetch.Sources, assemble.RepositorySource(r, x))
+		src := assemble.RepositorySource(r, x)
+		src.Free = r == in.Prestaged // it is on this machine
+		fetch.Sources = append(fetch.Sources, src)
 	}
 	if err := in.assemble(ctx, fetch, partial); err != nil {
 		return nil, err
