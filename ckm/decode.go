@@ -3,6 +3,7 @@ package ckm
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"unicode/utf8"
@@ -147,6 +148,9 @@ func decode(p []byte) (*Index, error) {
 		return nil, fmt.Errorf("%w: %d bytes, the limit is %d", ErrFormat, len(p), MaxIndexSize)
 	}
 	h, err := DecodeHead(p)
+	if errors.Is(err, ErrUnsupported) && !endsWithDigest(p) {
+		return nil, fmt.Errorf("%w: the INDEX is damaged (its digest does not match)", ErrFormat)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +163,7 @@ func decode(p []byte) (*Index, error) {
 	if uint64(binary.LittleEndian.Uint32(tail)) != uint64(len(sigs)) || len(sigs) > MaxSignatureBlock {
 		return nil, fmt.Errorf("%w: the INDEX's length does not fit its header: it is cut short, or something was appended", ErrFormat)
 	}
-	if d := Sum(p[:len(p)-digestSize]); string(d[:]) != string(p[len(p)-digestSize:]) {
+	if !endsWithDigest(p) {
 		return nil, fmt.Errorf("%w: the INDEX is damaged (its digest does not match)", ErrFormat)
 	}
 	x := &Index{Info: h.Info, CompatibleFeatures: h.CompatibleFeatures, Signatures: bytes.Clone(sigs)}
@@ -174,6 +178,17 @@ func decode(p []byte) (*Index, error) {
 		return nil, fmt.Errorf("%w: the INDEX is not in canonical form", ErrFormat)
 	}
 	return x, nil
+}
+
+// endsWithDigest reports whether the file digest is right. It is at the end in
+// every version, so that what is damaged is not taken for something newer.
+func endsWithDigest(p []byte) bool {
+	n := len(p) - digestSize
+	if n < 0 {
+		return false
+	}
+	d := Sum(p[:n])
+	return string(d[:]) == string(p[n:])
 }
 
 func (x *Index) decodePages(h *Head, pages []byte) error {

@@ -105,9 +105,9 @@ func CheckPath(p string) error {
 	return nil
 }
 
-// checkPaths checks each path and that all of them can exist together, also
-// where case makes no difference.
-func checkPaths(files []File) error {
+// CheckPaths checks the path of each file, and that all of them can exist
+// together, also where case makes no difference.
+func CheckPaths(files []File) error {
 	seen := make(map[string]bool, len(files)) // true: a file; false: a folder of one
 	for _, f := range files {
 		if err := CheckPath(f.Path); err != nil {

@@ -48,7 +48,7 @@ func (in *Info) validateInfo() error {
 	if len(in.Files) < 1 || len(in.Files) > MaxFiles {
 		return bad("%d files", len(in.Files))
 	}
-	if err := checkPaths(in.Files); err != nil {
+	if err := CheckPaths(in.Files); err != nil {
 		return bad("%v", err)
 	}
 	var total uint64

@@ -16,7 +16,6 @@ ntfs-3g         # mkntfs and ntfscat: Windows disks to pack, without Windows
 qemu-utils      # qemu-img: VHD, VHDX, qcow2 and VMDK images as other tools write them
 zstd            # zstd -t: a CKM must be a valid zstd file to everybody else
 nginx-light     # a web server that is not ours must serve packages as well as ours
-strace          # makes chosen system calls fail, to test what survives
 iproute2        # ip: network namespaces and shaped links between test hosts
 iptables        # cuts a link between test hosts in the middle of a transfer
 gcc             # the race detector links with a C compiler

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/docker/go-units"
@@ -91,18 +92,48 @@ IMAGE is NAME, for the latest version, or NAME:N.`,
 		err = errors.New("interrupted; run the same command again to go on")
 	}
 	code := exitCode(err)
-	var quiet silentError
-	switch {
-	case errors.As(err, &quiet):
-	case a.json:
-		json.NewEncoder(errOut).Encode(map[string]any{"error": err.Error(), "exit_code": code})
-	default:
-		fmt.Fprintf(errOut, "prestage: %v\n", err)
-		if code == exitUsage {
-			fmt.Fprintf(errOut, "Run \"%s --help\" for how to use it.\n", cmd.CommandPath())
-		}
+	a.complain(err)
+	if code == exitUsage && !a.json {
+		fmt.Fprintf(errOut, "Run \"%s --help\" for how to use it.\n", cmd.CommandPath())
 	}
 	return code
+}
+
+// complain tells the user of an error.
+func (a *app) complain(err error) {
+	var said silentError
+	switch {
+	case errors.As(err, &said):
+	case a.json:
+		json.NewEncoder(a.err).Encode(map[string]any{"error": err.Error(), "exit_code": exitCode(err)})
+	default:
+		fmt.Fprintf(a.err, "prestage: %v\n", err)
+	}
+}
+
+// each does something with every item, also after one has failed: the others
+// are not the worse for it. Errors are told at once; the one returned has the
+// exit code that matters most.
+func each[T any](ctx context.Context, a *app, items []T, do func(T) error) error {
+	var failed []int
+	for _, item := range items {
+		err := do(item)
+		if err == nil {
+			continue
+		}
+		if ctx.Err() != nil || len(items) == 1 {
+			return err
+		}
+		a.meter.finish()
+		a.complain(err)
+		failed = append(failed, exitCode(err))
+	}
+	for _, code := range []int{exitDamaged, exitFailed, exitUsage, exitNotFound} {
+		if slices.Contains(failed, code) {
+			return silentError{code}
+		}
+	}
+	return nil
 }
 
 // checkedWriter remembers that writing failed: half a list must not pass for

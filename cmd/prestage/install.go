@@ -56,8 +56,8 @@ func (a *app) install(ctx context.Context, arg, store, images, limit string, off
 	staged, err := a.stagedFolder(ctx)
 	switch {
 	case err == nil:
-		in.Prestaged = repo.NewSealedFolder(staged)
-	case !errors.Is(err, prestage.ErrNotSetUp):
+		in.Prestaged = repo.NewStrictFolder(staged)
+	case !errors.Is(err, prestage.ErrNotSetUp) && !errors.Is(err, errors.ErrUnsupported):
 		return nil, err
 	}
 	if !offline {

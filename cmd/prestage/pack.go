@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -64,6 +67,9 @@ func (a *app) pack(ctx context.Context, source, name, images, levelName string) 
 	if err != nil {
 		return err
 	}
+	if err := checkApart(source, r); err != nil {
+		return err
+	}
 	files, err := disk.Open(source)
 	if err != nil {
 		return err
@@ -83,7 +89,10 @@ func (a *app) pack(ctx context.Context, source, name, images, levelName string) 
 		}
 		return x, err
 	})
-	if err != nil {
+	var catalog repo.CatalogError
+	if errors.As(err, &catalog) {
+		a.meter.Warn("%s is packed, but %v; run \"prestage catalog %s\"", repo.ImageName(x.Name, x.Version), err, r)
+	} else if err != nil {
 		return err
 	}
 	took := time.Since(start).Seconds()
@@ -100,6 +109,35 @@ func (a *app) pack(ctx context.Context, source, name, images, levelName string) 
 		fmt.Fprintf(w, "  chunks   %d in %s\n", p.Chunks, count(p.Frames, "frame"))
 		fmt.Fprintf(w, "  time     %.1f s, %s/s\n", p.Seconds, size(int64(p.Rate)))
 	})
+}
+
+// checkApart refuses a folder of packages that lies inside the image: it would
+// be packed with it.
+func checkApart(source string, r *repo.Folder) error {
+	image, err := os.Stat(source)
+	if err != nil {
+		return err
+	}
+	dir, err := filepath.Abs(r.String())
+	if err != nil {
+		return err
+	}
+	// Of a folder that is still to be made, what there is of the way to it.
+	real, err := filepath.EvalSymlinks(dir)
+	for errors.Is(err, fs.ErrNotExist) && dir != filepath.Dir(dir) {
+		dir = filepath.Dir(dir)
+		real, err = filepath.EvalSymlinks(dir)
+	}
+	if err != nil {
+		return err
+	}
+	for above := ""; above != real; real = filepath.Dir(real) {
+		above = real
+		if st, err := os.Stat(real); err == nil && os.SameFile(st, image) {
+			return fmt.Errorf("the folder of packages %q lies inside the image %q; name one elsewhere with --images", r, source)
+		}
+	}
+	return nil
 }
 
 // previous returns the index of the image's latest version, which tells the

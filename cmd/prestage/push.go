@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -22,15 +23,18 @@ func (a *app) pushCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var done []pushed
-			for _, arg := range args {
+			done := []pushed{}
+			err = each(cmd.Context(), a, args, func(arg string) error {
 				p, err := a.push(cmd.Context(), r, arg, limit)
-				if err != nil {
-					return err
+				if err == nil {
+					done = append(done, *p)
 				}
-				done = append(done, *p)
+				return err
+			})
+			if err != nil && len(done) == 0 {
+				return err
 			}
-			return a.report(done, func(w io.Writer) {
+			return errors.Join(err, a.report(done, func(w io.Writer) {
 				for _, p := range done {
 					for _, c := range p.Changes {
 						fmt.Fprintln(w, c)
@@ -41,7 +45,7 @@ func (a *app) pushCommand() *cobra.Command {
 					}
 					fmt.Fprintf(w, "staged %s: %s, read back and checked, marked read-only\n", p.Image, size(p.Size))
 				}
-			})
+			}))
 		},
 	}
 	imagesFlag(cmd, &images)

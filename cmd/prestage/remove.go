@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/spf13/cobra"
 
@@ -27,8 +26,8 @@ open is not removed unless --force is given.`,
 			if staged && installed {
 				return usageError{errors.New("use either --staged or --installed")}
 			}
-			var removed []target
-			for _, arg := range args {
+			removed := []string{}
+			err := each(cmd.Context(), a, args, func(arg string) error {
 				name, version, err := image(arg)
 				if err != nil {
 					return err
@@ -45,17 +44,16 @@ open is not removed unless --force is given.`,
 				if err != nil {
 					return err
 				}
-				removed = append(removed, t)
-			}
-			names := make([]string, len(removed))
-			for i, t := range removed {
-				names[i] = repo.ImageName(t.name, t.version)
-			}
-			return a.report(map[string]any{"removed": names}, func(w io.Writer) {
-				for _, t := range removed {
-					fmt.Fprintf(w, "removed %s\n", t)
+				removed = append(removed, repo.ImageName(t.name, t.version))
+				if !a.json && !a.quiet {
+					fmt.Fprintf(a.out, "removed %s\n", t)
 				}
+				return nil
 			})
+			if !a.json || err != nil && len(removed) == 0 {
+				return err
+			}
+			return errors.Join(err, a.print(map[string]any{"removed": removed}, nil))
 		},
 	}
 	imagesFlag(cmd, &images)
@@ -72,12 +70,8 @@ func (a *app) removePackage(ctx context.Context, t target, images string, force 
 		return t, err
 	}
 	t.folder = r
-	if t.version == 0 {
-		e, err := repo.Find(ctx, r, t.name, 0)
-		if err != nil {
-			return t, err
-		}
-		t.version = e.Version
+	if t, err = latest(ctx, t); err != nil {
+		return t, err
 	}
 	if err := a.pathsNotInUse(ctx, force, r.Path(ckm.DataName(t.name, t.version)), r.Path(ckm.IndexName(t.name, t.version))); err != nil {
 		return t, err
@@ -95,12 +89,8 @@ func (a *app) removeStaged(ctx context.Context, t target, force bool) (target, e
 		return t, err
 	}
 	t.folder = repo.NewFolder(dir)
-	if t.version == 0 {
-		e, err := repo.Find(ctx, t.folder, t.name, 0)
-		if err != nil {
-			return t, err
-		}
-		t.version = e.Version
+	if t, err = latest(ctx, t); err != nil {
+		return t, err
 	}
 	return t, prestage.Remove(ctx, h, t.name, t.version, force)
 }
@@ -126,4 +116,18 @@ func (a *app) removeInstalled(ctx context.Context, t target, store string, force
 		return t, err
 	}
 	return t, s.Remove(ctx, t.name, t.version)
+}
+
+// latest fills in the version that is meant when none was named. Half a package
+// counts, such as an interrupted removal leaves: the rerun must not take the
+// version before for the latest.
+func latest(ctx context.Context, t target) (target, error) {
+	if t.version != 0 {
+		return t, nil
+	}
+	if t.version = versionIn(t.folder, t.name, 0); t.version == 0 {
+		_, err := repo.Find(ctx, t.folder, t.name, 0) // says what is there instead
+		return t, err
+	}
+	return t, nil
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -22,7 +24,10 @@ func (a *app) repairCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "repair PATH|IMAGE --from DIR|URL",
 		Short: "Mend what is damaged from another copy, fetching nothing else",
-		Args:  exactly(1, "one PATH or IMAGE"),
+		Long: `IMAGE stands for the packages of that image on this machine, staged or not. An
+installed image is repaired when PATH is its folder: it becomes what was packed,
+and what its user changed in it is lost.`,
+		Args: exactly(1, "one PATH or IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if from == "" {
 				return usageError{errors.New("say where a good copy is with --from DIR|URL")}
@@ -35,21 +40,28 @@ func (a *app) repairCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var done []repaired
-			for _, t := range targets {
-				if t.folder != nil && same(t.folder.String(), from) {
-					continue // an IMAGE's copies may include the good one
-				}
+			isPath := exists(args[0])
+			targets = slices.DeleteFunc(targets, func(t target) bool {
+				// An IMAGE's copies may include the good one. An installed image is
+				// its user's: only who names its folder can mean to undo changes.
+				return t.folder != nil && same(t.folder.String(), from) || t.store != nil && !isPath
+			})
+			if len(targets) == 0 {
+				return usageError{fmt.Errorf("no copy of %s but the one that --from names can be repaired; an installed image is repaired by naming its folder", args[0])}
+			}
+			done := []repaired{}
+			err = each(cmd.Context(), a, targets, func(t target) error {
 				r, err := a.repair(cmd.Context(), t, source, force)
 				if err != nil {
 					return fmt.Errorf("%s: %w", t, err)
 				}
 				done = append(done, *r)
+				return nil
+			})
+			if err != nil && len(done) == 0 {
+				return err
 			}
-			if len(done) == 0 {
-				return usageError{fmt.Errorf("%s is the copy that --from names; name another one to repair it from", args[0])}
-			}
-			return a.report(done, func(w io.Writer) {
+			return errors.Join(err, a.report(done, func(w io.Writer) {
 				for _, r := range done {
 					if r.Mended == 0 && r.Faults == 0 {
 						fmt.Fprintf(w, "nothing to repair: %s\n", r.what)
@@ -57,7 +69,7 @@ func (a *app) repairCommand() *cobra.Command {
 					}
 					fmt.Fprintf(w, "repaired %s: %s, verified\n", r.what, r.how)
 				}
-			})
+			}))
 		},
 	}
 	cmd.Flags().StringVar(&from, "from", "", "folder or URL of a good copy")
@@ -144,6 +156,9 @@ func (a *app) pathsNotInUse(ctx context.Context, force bool, paths ...string) er
 	}
 	for _, p := range paths {
 		used, err := h.InUse(ctx, p)
+		if errors.Is(err, errors.ErrUnsupported) {
+			return nil // this system cannot tell
+		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -152,4 +167,9 @@ func (a *app) pathsNotInUse(ctx context.Context, force bool, paths ...string) er
 		}
 	}
 	return nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }

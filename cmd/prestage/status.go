@@ -63,6 +63,9 @@ func showStatus(w io.Writer, st *prestage.Status) {
 		}
 		t.Flush()
 	}
+	for _, u := range st.Unfinished {
+		fmt.Fprintf(w, "unfinished: %s, %s so far; push goes on with it, remove --staged removes it\n", u.File, size(u.Size))
+	}
 	for _, f := range st.Folders {
 		for _, d := range f.Deviations {
 			deviate("%s: %s", f.Path, d)

@@ -92,19 +92,18 @@ func (a *app) copies(ctx context.Context, arg, images string) ([]target, error) 
 		return nil, fmt.Errorf("%w: %q is neither a path that exists nor the name of an image", repo.ErrNotFound, arg)
 	}
 	var list []target
-	folders := map[*repo.Folder]bool{}
-	if r, err := a.repository(images); err != nil {
-		return nil, err
-	} else if f, ok := r.(*repo.Folder); ok {
-		folders[f] = false
-	}
-	if staged, err := a.stagedFolder(ctx); err == nil {
-		folders[repo.NewSealedFolder(staged)] = true
-	}
-	for f, staged := range folders {
+	inFolder := func(f *repo.Folder, staged bool) {
 		if v := versionIn(f, name, version); v > 0 {
 			list = append(list, target{folder: f, staged: staged, name: name, version: v})
 		}
+	}
+	if r, err := a.repository(images); err != nil {
+		return nil, err
+	} else if f, ok := r.(*repo.Folder); ok {
+		inFolder(f, false)
+	}
+	if staged, err := a.stagedFolder(ctx); err == nil {
+		inFolder(repo.NewStrictFolder(staged), true)
 	}
 	if s, err := a.store(""); err == nil {
 		versions, err := s.Versions(name)
@@ -124,12 +123,12 @@ func (a *app) copies(ctx context.Context, arg, images string) ([]target, error) 
 }
 
 // versionIn returns the version of an image, or its latest when version is 0,
-// that a folder has an INDEX of, damaged or not; 0 when there is none.
+// that a folder has files of, whole or not; 0 when there is none.
 func versionIn(f *repo.Folder, name string, version uint32) (found uint32) {
 	entries, _ := os.ReadDir(f.String())
 	for _, e := range entries {
-		n, v, ext, ok := ckm.ParseFileName(e.Name())
-		if ok && ext == ckm.IndexExt && n == name && (version == 0 || v == version) {
+		n, v, _, ok := ckm.ParseFileName(e.Name())
+		if ok && n == name && (version == 0 || v == version) {
 			found = max(found, v)
 		}
 	}

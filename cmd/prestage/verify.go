@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -24,29 +25,31 @@ installed image that was used has been changed by its user, and verify says so.
 The exit code is 3 when anything is damaged.`,
 		Args: atLeast(1, "a PATH or an IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var results []verified
-			damaged := false
-			for _, arg := range args {
+			results := []verified{}
+			err := each(cmd.Context(), a, args, func(arg string) error {
 				targets, err := a.targets(cmd.Context(), arg, images)
 				if err != nil {
 					return err
 				}
-				for _, t := range targets {
+				return each(cmd.Context(), a, targets, func(t target) error {
 					v, err := a.verify(cmd.Context(), t)
 					if err != nil {
 						return fmt.Errorf("%s: %w", t, err)
 					}
 					results = append(results, *v)
-					damaged = damaged || len(v.Faults) > 0
-				}
+					return nil
+				})
+			})
+			if printErr := a.print(results, func(w io.Writer) { showVerified(w, results, a.quiet) }); printErr != nil {
+				return printErr
 			}
-			if err := a.report(results, func(w io.Writer) { showVerified(w, results) }); err != nil {
+			if !slices.ContainsFunc(results, func(v verified) bool { return !v.OK }) {
 				return err
 			}
-			if damaged {
-				return silentError{exitDamaged}
+			if err != nil { // damage matters most, but is not all
+				a.complain(err)
 			}
-			return nil
+			return silentError{exitDamaged}
 		},
 	}
 	imagesFlag(cmd, &images)
@@ -98,8 +101,11 @@ func verifyInstalled(ctx context.Context, a *app, t target) ([]assemble.Fault, e
 	return verify.Image(ctx, x, t.store.ImageDir(t.name, t.version), a.meter)
 }
 
-func showVerified(w io.Writer, results []verified) {
+func showVerified(w io.Writer, results []verified, damagedOnly bool) {
 	for _, v := range results {
+		if v.OK && damagedOnly {
+			continue
+		}
 		if v.OK {
 			fmt.Fprintf(w, "ok       %s\n", v.what)
 			continue

@@ -319,3 +319,29 @@ func TestLimitSparesFreeSources(t *testing.T) {
 		t.Error("the limit was not kept")
 	}
 }
+
+// badSector is a file that cannot be read at one place.
+type badSector struct {
+	*bytes.Reader
+	at int64
+}
+
+func (b badSector) ReadAt(p []byte, off int64) (int, error) {
+	if b.at >= off && b.at < off+int64(len(p)) {
+		return 0, errors.New("input/output error")
+	}
+	return b.Reader.ReadAt(p, off)
+}
+
+// A place that cannot be read is damage like other damage: it is named, and
+// spoils its own frame alone.
+func TestUnreadablePlaceIsOneBadFrame(t *testing.T) {
+	m := makePackage(t, 71)
+	const frame = 17
+	r := badSector{bytes.NewReader(m.data), int64(m.x.Frame(frame).Offset) + 3}
+	bad := make(chan int, m.x.Frames())
+	framed, err := CheckCKM(t.Context(), m.x, r, int64(len(m.data)), func(int64) {}, func(f int) { bad <- f })
+	if err != nil || !framed || len(bad) != 1 || <-bad != frame {
+		t.Errorf("framed %v, %d bad frames, %v", framed, len(bad), err)
+	}
+}

@@ -70,7 +70,7 @@ func (t *Fetcher) Frames(ctx context.Context, need []int, use func(frame int, st
 			return nil
 		}
 		causes = append(causes, fmt.Sprintf("%s: %v", src.Name, cause))
-		if i+1 < len(t.Sources) {
+		if i+1 < len(t.Sources) && !errors.Is(cause, repo.ErrNotFound) {
 			t.Meter.Warn("%s: %v; %d of %d frames will be read from %s instead", src.Name, cause, len(need), t.Index.Frames(), t.Sources[i+1].Name)
 		}
 	}

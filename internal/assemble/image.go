@@ -105,8 +105,11 @@ func (t *Fetcher) CKM(ctx context.Context, f CKMFile) (written int64, err error)
 		return 0, err
 	}
 	need, framed, err := t.checkCKM(ctx, f, size)
-	if err != nil || framed && len(need) == 0 {
+	if err != nil {
 		return 0, err
+	}
+	if framed && len(need) == 0 {
+		return 0, f.Sync() // who wrote it may have been killed before he did
 	}
 	if size != int64(t.Index.CKMLength) {
 		if err := f.Truncate(int64(t.Index.CKMLength)); err != nil {

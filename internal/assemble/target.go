@@ -51,12 +51,12 @@ func (t *Target) create(root *os.Root) error {
 			return err
 		}
 		file, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
-		if err == nil {
-			err = openUp(root, file, name)
-		}
 		if errors.Is(err, fs.ErrExist) {
 			t.fresh = false
 			file, err = root.OpenFile(name, os.O_RDWR, 0)
+		}
+		if err == nil {
+			err = openUp(root, file, name)
 		}
 		if err != nil {
 			return err
@@ -70,7 +70,7 @@ func (t *Target) create(root *os.Root) error {
 	return nil
 }
 
-// openUp lets everybody read a new file and pass through the folders above it,
+// openUp lets everybody read a file and pass through the folders above it,
 // whatever the umask.
 func openUp(root *os.Root, file *os.File, name string) error {
 	for dir := filepath.Dir(name); dir != "."; dir = filepath.Dir(dir) {
@@ -92,7 +92,7 @@ func OpenTarget(dir string, x *ckm.Index, write bool) (*Target, error) {
 	t := &Target{x: x, place: ckm.NewPlacement(x)}
 	mode := os.O_RDONLY
 	if write {
-		mode = os.O_RDWR | os.O_CREATE
+		mode = os.O_RDWR
 	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -106,7 +106,12 @@ func OpenTarget(dir string, x *ckm.Index, write bool) (*Target, error) {
 		}
 		var file *os.File
 		if err == nil {
-			file, err = root.OpenFile(name, mode, 0o644)
+			file, err = root.OpenFile(name, mode, 0)
+		}
+		if write && errors.Is(err, fs.ErrNotExist) {
+			if file, err = root.OpenFile(name, mode|os.O_CREATE, 0o644); err == nil {
+				err = openUp(root, file, name)
+			}
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			t.Close()
@@ -301,14 +306,16 @@ func (t *Target) checkSegment(ctx context.Context, s ckm.Segment, buf []byte, ba
 		}
 		p := buf[:t.x.RunLength(part.Chunk, part.Count)]
 		readErr := t.read(&part, p)
-		if readErr != nil && !errors.Is(readErr, io.EOF) && !errors.Is(readErr, fs.ErrNotExist) {
-			return readErr
+		if readErr != nil && part.Count > 1 { // a place that cannot be read spoils its own chunk alone
+			part.Count = 1
+			p = p[:t.x.RunLength(part.Chunk, 1)]
+			readErr = t.read(&part, p)
 		}
 		at := int64(0)
 		for c := part.Chunk; c < part.Chunk+part.Count; c++ {
 			n := int64(t.x.ChunkLength(int(c)))
 			if readErr != nil || ckm.Sum(p[at:at+n]) != t.x.ID(int(c)) {
-				bad(t.fault(&part, int(c), at, n))
+				bad(t.fault(&part, int(c), at, n, readErr))
 			}
 			at += n
 		}
@@ -319,9 +326,13 @@ func (t *Target) checkSegment(ctx context.Context, s ckm.Segment, buf []byte, ba
 	return nil
 }
 
-func (t *Target) fault(s *ckm.Segment, chunk int, at, n int64) Fault {
+func (t *Target) fault(s *ckm.Segment, chunk int, at, n int64, err error) Fault {
+	reason := "the bytes are not what the INDEX says"
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, fs.ErrNotExist) {
+		reason = fmt.Sprintf("it cannot be read: %v", err)
+	}
 	return Fault{File: t.x.Files[s.File].Path, Chunk: chunk, Offset: int64(s.Offset) + at, Length: n,
-		Reason: "the bytes are not what the INDEX says", file: int(s.File)}
+		Reason: reason, file: int(s.File)}
 }
 
 // read reads a segment's bytes. A file that ends early is io.EOF.
@@ -383,7 +394,8 @@ func checkHole(ctx context.Context, f *os.File, h ckm.Extent, size int64, buf []
 		}
 		p := buf[:min(int64(len(buf)), end-data)]
 		if _, err := f.ReadAt(p, data); err != nil {
-			return err
+			clear(p[1:])
+			p[0] = 1 // what cannot be read is not zero
 		}
 		if i := firstNonZero(p); i >= 0 {
 			bad(data+int64(i), int64(len(p)-i))

@@ -6,8 +6,6 @@
 // one after it.
 package chunk
 
-import "math/bits"
-
 // Sizes of chunks in bytes. A stretch's last chunk may be shorter than Min.
 const (
 	Min = 16 << 10
@@ -84,4 +82,4 @@ func scan(p []byte, from, to int, mask uint64) int {
 }
 
 // window is how many bytes the gear hash remembers: each shifts it by a bit.
-const window = bits.UintSize
+const window = 64

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"golang.org/x/time/rate"
@@ -83,7 +84,17 @@ func (in *Install) Run(ctx context.Context) (*Installed, error) {
 	if done := in.already(versions); done != nil {
 		return done, nil
 	}
+	// A folder without its index cannot be told from somebody's own files.
+	if dir := in.Store.ImageDir(x.Name, x.Version); exists(dir) {
+		return nil, fmt.Errorf("%q exists but is not an installed image (%s is missing beside it); move it away and install again",
+			dir, filepath.Base(in.Store.indexPath(x.Name, x.Version)))
+	}
 	return in.build(ctx, x, encoded)
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 func (in *Install) already(versions []uint32) *Installed {

@@ -150,17 +150,18 @@ func (s *Store) lock(ctx context.Context, name string) (unlock func(), err error
 }
 
 // partial returns the folder that an unfinished installation of the package is
-// built in, after removing those of other packages of that version.
+// built in, after removing what others have left of this image. The caller
+// holds the lock, so nobody works on them.
 func (s *Store) partial(x *ckm.Index) (dir string, err error) {
 	parent := filepath.Join(s.dir, x.Name)
-	prefix := fmt.Sprintf(".%d-", x.Version)
-	want := prefix + x.Digest().String()[:16] + ".partial"
+	want := fmt.Sprintf(".%d-%s.partial", x.Version, x.Digest().String()[:16])
 	entries, err := os.ReadDir(parent)
 	if err != nil {
 		return "", err
 	}
 	for _, e := range entries {
-		if n := e.Name(); strings.HasPrefix(n, prefix) && strings.HasSuffix(n, ".partial") && n != want {
+		n := e.Name()
+		if left := strings.HasSuffix(n, ".partial") || strings.HasSuffix(n, ".removed"); left && n[0] == '.' && e.IsDir() && n != want {
 			if err := os.RemoveAll(filepath.Join(parent, n)); err != nil {
 				return "", err
 			}

@@ -47,6 +47,9 @@ func Open(source string) ([]*File, error) {
 		if !d.Type().IsRegular() {
 			return fmt.Errorf("%q is not a regular file: an image folder may only hold files and folders", p)
 		}
+		if len(files) == ckm.MaxFiles {
+			return fmt.Errorf("folder %q holds more than %d files, the most that an image may have", source, ckm.MaxFiles)
+		}
 		rel, err := filepath.Rel(source, p)
 		if err != nil {
 			return err
@@ -59,9 +62,6 @@ func Open(source string) ([]*File, error) {
 	})
 	if err == nil && len(files) == 0 {
 		err = fmt.Errorf("folder %q holds no files", source)
-	}
-	if err == nil && len(files) > ckm.MaxFiles {
-		err = fmt.Errorf("folder %q holds %d files, an image has at most %d", source, len(files), ckm.MaxFiles)
 	}
 	if err != nil {
 		for _, f := range files {

@@ -69,6 +69,7 @@ func WriteFile(path string, data []byte, mode os.FileMode) (err error) {
 	Sweep(filepath.Dir(path), filepath.Base(path))
 	f, err := CreateTemp(filepath.Dir(path), filepath.Base(path))
 	if err != nil {
+		Sweep(filepath.Dir(path), filepath.Base(path)) // it may have come to be all the same
 		return err
 	}
 	defer func() {
@@ -152,16 +153,17 @@ func SyncTree(dir string) error {
 	})
 }
 
-// lockWait is how often a lock that somebody else holds is tried again.
-const lockWait = 50 * time.Millisecond
+// LockWait is how often a lock that somebody else holds is tried again.
+const LockWait = 50 * time.Millisecond
 
-// Lock waits until nobody else holds the lock file at path, or ctx ends.
+// Lock waits until nobody else holds the lock file at path, or ctx ends. A file
+// that is not there is made for its owner alone.
 func Lock(ctx context.Context, path string) (unlock func(), err error) {
 	if st, err := os.Lstat(path); err == nil && !st.Mode().IsRegular() {
 		return nil, fmt.Errorf("%q is not a regular file; remove it", path)
 	}
 	l := flock.New(path)
-	if _, err := l.TryLockContext(ctx, lockWait); err != nil {
+	if _, err := l.TryLockContext(ctx, LockWait); err != nil {
 		return nil, fmt.Errorf("locking %q: %w", path, err)
 	}
 	return func() { l.Unlock() }, nil

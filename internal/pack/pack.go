@@ -38,11 +38,11 @@ func Write(ctx context.Context, w io.Writer, files []*disk.File, o Options) (*ck
 	x := &ckm.Index{Info: ckm.Info{ChunkMin: chunk.Min, ChunkAvg: chunk.Avg, ChunkMax: chunk.Max, FrameLimit: frameLimit}}
 	var total int64
 	for _, f := range files {
-		if err := ckm.CheckPath(f.Path); err != nil {
-			return nil, err
-		}
 		x.Files = append(x.Files, ckm.File{Path: f.Path, Size: uint64(f.Size), Format: f.Format})
 		total += f.Size
+	}
+	if err := ckm.CheckPaths(x.Files); err != nil { // now, not after hours of packing
+		return nil, err
 	}
 	cw, err := ckm.NewWriter(w, x)
 	if err != nil {

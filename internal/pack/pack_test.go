@@ -3,6 +3,7 @@ package pack
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -238,6 +239,21 @@ func (w *failingWriter) Write(p []byte) (int, error) {
 		return 0, os.ErrDeadlineExceeded
 	}
 	return len(p), nil
+}
+
+// What no index could hold is found before anything is packed.
+func TestCollidingPathsAreRefusedFirst(t *testing.T) {
+	for _, paths := range [][]string{{"a.vhd", "A.VHD"}, {"a", "a"}, {"A", "a/b"}, {"a/b", "A"}, {"a:b"}, {"nul"}} {
+		var files []*disk.File
+		for _, p := range paths {
+			files = append(files, &disk.File{Path: p})
+		}
+		var out bytes.Buffer
+		_, err := Write(context.Background(), &out, files, Options{Meter: progress.Discard})
+		if err == nil || errors.Is(err, ckm.ErrFormat) || out.Len() != 0 {
+			t.Errorf("%q: %v after %d bytes", paths, err, out.Len())
+		}
+	}
 }
 
 func TestWriteErrorEndsPacking(t *testing.T) {

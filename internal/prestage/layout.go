@@ -20,7 +20,8 @@ const (
 	PrestagedFolder = "PrestagedImages"
 	// asideFolder, inside PrestagedImages, holds what is not for clients:
 	// unfinished files, receipts, the lock.
-	asideFolder = ".prestage"
+	asideFolder   = ".prestage"
+	partialSuffix = ".partial"
 )
 
 // ErrNotSetUp says that a machine has no pre-stage folder yet.
@@ -139,4 +140,4 @@ func (f folders) lock(ctx context.Context) (unlock func(), err error) {
 
 // file returns the path of a file for clients, partial that of its unfinished form.
 func (f folders) file(name string) string    { return f.h.Join(f.staged, name) }
-func (f folders) partial(name string) string { return f.h.Join(f.aside, name+".partial") }
+func (f folders) partial(name string) string { return f.h.Join(f.aside, name+partialSuffix) }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"time"
 
 	"golang.org/x/time/rate"
 
@@ -81,6 +80,10 @@ func (p *push) run(ctx context.Context) (err error) {
 		return p.tidy(ctx)
 	}
 	data, index := p.file(ckm.DataName(name, version)), p.file(ckm.IndexName(name, version))
+	before, _, err := p.look(ctx, name, version)
+	if err != nil {
+		return err
+	}
 	whole, err := p.dataIsWhole(ctx, data)
 	if err != nil {
 		return err
@@ -117,7 +120,14 @@ func (p *push) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if p.done.Receipt, err = p.writeReceipt(ctx, p.x, time.Now()); err != nil {
+	now, seen, err := p.look(ctx, name, version)
+	if err != nil {
+		return err
+	}
+	if whole { // it was checked in its place
+		now = before
+	}
+	if p.done.Receipt, err = p.writeReceipt(ctx, p.x, now, seen); err != nil {
 		return err
 	}
 	return p.tidy(ctx)
@@ -148,6 +158,9 @@ func (p *push) dataIsWhole(ctx context.Context, path string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	if st.Kind == host.KindFolder {
+		return false, fmt.Errorf("%s is a folder; remove it and push again", path)
+	}
 	if st.Kind != host.KindFile {
 		p.m.Warn("%s is not a file; it will be replaced", path)
 		return false, nil
@@ -168,6 +181,9 @@ func (p *push) check(ctx context.Context, path string) (bool, error) {
 	defer r.Close()
 	size, err := r.Size()
 	if err != nil {
+		return false, err
+	}
+	if err := r.Sync(); err != nil { // what is read shall come from the disk
 		return false, err
 	}
 	p.m.Begin("reading back", int64(p.x.CKMLength))

@@ -12,6 +12,7 @@ import (
 	"prestage/ckm"
 	"prestage/internal/acl"
 	"prestage/internal/host"
+	"prestage/internal/repo"
 )
 
 // Receipt is the proof that a host's copy of a package was found whole.
@@ -71,16 +72,32 @@ func (f folders) readReceipt(ctx context.Context, name string, version uint32) *
 	return r
 }
 
-// writeReceipt witnesses the two files as they are now.
-func (f folders) writeReceipt(ctx context.Context, x *ckm.Index, now time.Time) (*Receipt, error) {
-	r := &Receipt{Name: x.Name, Version: x.Version, PackageDigest: x.Digest().String(), Verified: now.UTC().Truncate(time.Second), How: HowReadback}
-	for name, w := range map[string]*Witness{ckm.DataName(x.Name, x.Version): &r.CKM, ckm.IndexName(x.Name, x.Version): &r.Index} {
-		st, err := f.h.Stat(ctx, f.file(name))
-		if err != nil {
-			return nil, err
+// look returns what the two files of a package look like now; what is not there
+// looks like nothing.
+func (f folders) look(ctx context.Context, name string, version uint32) (data, index Witness, err error) {
+	for file, w := range map[string]*Witness{ckm.DataName(name, version): &data, ckm.IndexName(name, version): &index} {
+		st, err := f.h.Stat(ctx, f.file(file))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return data, index, err
 		}
-		*w = Witness{st.Size, st.Modified.UTC()}
+		if err == nil {
+			*w = Witness{st.Size, st.Modified.UTC()}
+		}
 	}
+	return data, index, nil
+}
+
+// writeReceipt records that the two files were whole when they looked like data
+// and index. Files that look otherwise by now are not the ones that were
+// verified, which is an error.
+func (f folders) writeReceipt(ctx context.Context, x *ckm.Index, data, index Witness) (*Receipt, error) {
+	if d, i, err := f.look(ctx, x.Name, x.Version); err != nil {
+		return nil, err
+	} else if d != data || i != index {
+		return nil, fmt.Errorf("the files of %s in %s changed while they were verified; verify or push again", repo.ImageName(x.Name, x.Version), f.staged)
+	}
+	r := &Receipt{Name: x.Name, Version: x.Version, PackageDigest: x.Digest().String(),
+		Verified: time.Now().UTC().Truncate(time.Second), How: HowReadback, CKM: data, Index: index}
 	b, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return nil, err

@@ -41,6 +41,11 @@ func Remove(ctx context.Context, h host.Host, name string, version uint32, force
 			return fmt.Errorf("%s is %w by another program; try again later, or use --force", path, ErrInUse)
 		}
 	}
+	for _, file := range []string{ckm.DataName(name, version), ckm.IndexName(name, version)} {
+		if _, err := h.Stat(ctx, f.partial(file)); err == nil {
+			found = true // what an interrupted push has left
+		}
+	}
 	if !found {
 		return fmt.Errorf("%w: %s in %s", repo.ErrNotFound, repo.ImageName(name, version), f.staged)
 	}

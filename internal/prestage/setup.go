@@ -36,7 +36,7 @@ func Setup(ctx context.Context, h host.Host, folder string) (*Location, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.PrestagedImagesPath != "" && s.PrestagedImagesPath != f.staged {
+	if s.PrestagedImagesPath != "" && h.Join(s.PrestagedImagesPath) != f.staged {
 		return nil, fmt.Errorf("the pre-stage folder of this machine is %q already; \"prestage relocate\" moves it", s.PrestagedImagesPath)
 	}
 	loc, err := f.setup(ctx)
@@ -120,7 +120,7 @@ func Relocate(ctx context.Context, h host.Host, folder string, m progress.Meter)
 	for _, r := range reports {
 		if len(r.Faults) > 0 {
 			return nil, fmt.Errorf("%w: %s in %s (%s); repair or remove it, then relocate again. The location is unchanged: %s",
-				ErrDamaged, r.Name, f.staged, r.Faults[0], s.PrestagedImagesPath)
+				ErrDamaged, r.Image, f.staged, r.Faults[0], s.PrestagedImagesPath)
 		}
 	}
 	return loc, f.record(ctx, s, loc)
@@ -131,10 +131,8 @@ var ErrDamaged = errors.New("damaged")
 
 // Report is what verifying found of one package.
 type Report struct {
-	Name     string           `json:"name"`
-	Version  uint32           `json:"version"`
-	Faults   []assemble.Fault `json:"faults"`
-	Verified *Receipt         `json:"receipt,omitempty"`
+	Image  string // NAME:N
+	Faults []assemble.Fault
 }
 
 // files returns the files of packages in the pre-stage folder.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"strings"
 	"time"
 
 	"prestage/ckm"
@@ -21,6 +22,15 @@ type Status struct {
 	Folders   []FolderStatus  `json:"folders"`
 	Packages  []PackageStatus `json:"packages"`
 	Stray     []string        `json:"stray"` // what does not belong into the pre-stage folder
+	// Unfinished are copies that a push is making, or has left when it was
+	// interrupted: the next push of that image goes on with them.
+	Unfinished []Unfinished `json:"unfinished"`
+}
+
+// Unfinished is a part of a package that no client sees.
+type Unfinished struct {
+	File string `json:"file"`
+	Size int64  `json:"size"` // bytes
 }
 
 // FolderStatus tells how a folder deviates from what it should be.
@@ -63,7 +73,7 @@ func GetStatus(ctx context.Context, h host.Host) (*Status, error) {
 	if err != nil {
 		return nil, err
 	}
-	st := &Status{Location: f.staged, VMSFolder: s.VMSFolder, Packages: []PackageStatus{}, Stray: []string{}}
+	st := &Status{Location: f.staged, VMSFolder: s.VMSFolder, Packages: []PackageStatus{}, Stray: []string{}, Unfinished: []Unfinished{}}
 	passable := true
 	for _, p := range f.parts() {
 		dev, err := h.CheckFolder(ctx, p.path, p.rights)
@@ -72,7 +82,7 @@ func GetStatus(ctx context.Context, h host.Host) (*Status, error) {
 		} else if err != nil {
 			dev, passable = []string{err.Error()}, passable && p.path == f.aside
 		}
-		st.Folders = append(st.Folders, FolderStatus{p.path, dev})
+		st.Folders = append(st.Folders, FolderStatus{p.path, append([]string{}, dev...)})
 	}
 	if !passable { // what is in place of a folder is not looked into
 		return st, nil
@@ -83,6 +93,12 @@ func GetStatus(ctx context.Context, h host.Host) (*Status, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	aside, _ := h.ReadDir(ctx, f.aside) // its rights are told above
+	for _, file := range aside {
+		if name, ok := strings.CutSuffix(file.Name, partialSuffix); ok {
+			st.Unfinished = append(st.Unfinished, Unfinished{name, file.Size})
+		}
 	}
 	seen := map[string]bool{}
 	for _, file := range files {
@@ -99,7 +115,7 @@ func GetStatus(ctx context.Context, h host.Host) (*Status, error) {
 }
 
 func (f folders) packageStatus(ctx context.Context, name string, version uint32) PackageStatus {
-	p := PackageStatus{Name: name, Version: version, Sealed: true}
+	p := PackageStatus{Name: name, Version: version, Sealed: true, Deviations: []string{}}
 	deviate := func(format string, args ...any) { p.Deviations = append(p.Deviations, fmt.Sprintf(format, args...)) }
 	for _, file := range []string{ckm.DataName(name, version), ckm.IndexName(name, version)} {
 		dev, err := f.h.CheckSealed(ctx, f.file(file), acl.Prestaged)

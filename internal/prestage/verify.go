@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"time"
 
 	"prestage/ckm"
 	"prestage/internal/acl"
@@ -83,23 +82,40 @@ func (f folders) verify(ctx context.Context, m progress.Meter) ([]Report, error)
 }
 
 func (f folders) verifyPackage(ctx context.Context, name string, version uint32, m progress.Meter) (*Report, error) {
-	open := func(file string) (verify.File, error) { return f.h.Open(ctx, f.file(file)) }
-	x, faults, err := verify.Package(ctx, open, name, version, m)
+	data, index, err := f.look(ctx, name, version)
 	if err != nil {
 		return nil, err
 	}
-	r := &Report{Name: repo.ImageName(name, version), Version: version, Faults: faults}
-	if len(faults) > 0 {
-		return r, nil
+	x, faults, err := verify.Package(ctx, f.openSynced(ctx), name, version, m)
+	if err != nil {
+		return nil, err
 	}
+	r := &Report{Image: repo.ImageName(name, version), Faults: faults}
 	unlock, err := f.lock(ctx)
 	if err != nil {
 		return r, nil // not an administrator: verified all the same, but not witnessed
 	}
 	defer unlock()
-	if r.Verified, err = f.writeReceipt(ctx, x, time.Now()); err != nil {
-		r.Verified = nil
-		m.Warn("%s is whole, but that could not be recorded: %v", r.Name, err)
+	if len(faults) > 0 { // whatever was witnessed before
+		if err := f.h.Remove(ctx, f.h.Join(f.aside, receiptName(name, version))); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			m.Warn("%s is damaged, but its receipt could not be removed: %v", r.Image, err)
+		}
+		return r, nil
+	}
+	if _, err = f.writeReceipt(ctx, x, data, index); err != nil {
+		m.Warn("%s is whole, but that could not be recorded: %v", r.Image, err)
 	}
 	return r, nil
+}
+
+// openSynced opens files so that what is read, and then witnessed, is on the
+// disk: whoever copied it may not have seen to that.
+func (f folders) openSynced(ctx context.Context) verify.Opener {
+	return func(file string) (verify.File, error) {
+		r, err := f.h.Open(ctx, f.file(file))
+		if err == nil {
+			err = r.Sync()
+		}
+		return r, err
+	}
 }

@@ -29,9 +29,21 @@ const (
 	newIndex = "new" + ckm.IndexExt
 )
 
+// CatalogError says that a change was made, and that catalog.json does not show
+// it yet.
+type CatalogError struct{ Err error }
+
+func (e CatalogError) Error() string {
+	return fmt.Sprintf("%s could not be written: %v", CatalogName, e.Err)
+}
+
+// Unwrap returns why.
+func (e CatalogError) Unwrap() error { return e.Err }
+
 // Add adds the next version of the image name: write writes the CKM and
 // returns its index, which Add gives its version. Several Adds may run at
-// once, also in several processes.
+// once, also in several processes. With a CatalogError, the package is there all
+// the same, and what describes it is returned.
 //
 // The order of events: the CKM is written aside and synced; under the lock a
 // version is chosen and the INDEX written aside and synced; the CKM is
@@ -44,6 +56,9 @@ func (r *Folder) Add(ctx context.Context, name string, write func(w io.Writer) (
 	if err := durable.MkdirAll(r.dir, 0o755); err != nil {
 		return nil, nil, err
 	}
+	if err := r.makeLock(packingName); err != nil {
+		return nil, nil, err
+	}
 	packing := flock.New(r.Path(packingName))
 	if alone, err := packing.TryLock(); err != nil {
 		return nil, nil, err
@@ -54,7 +69,7 @@ func (r *Folder) Add(ctx context.Context, name string, write func(w io.Writer) (
 			return nil, nil, err
 		}
 	}
-	if _, err := packing.TryRLockContext(ctx, lockWait); err != nil {
+	if _, err := packing.TryRLockContext(ctx, durable.LockWait); err != nil {
 		return nil, nil, err
 	}
 	defer packing.Unlock()
@@ -149,7 +164,10 @@ func (r *Folder) publish(ctx context.Context, path string, x *ckm.Index) ([]byte
 		return nil, err
 	}
 	// It is there now: an interruption comes too late.
-	return encoded, r.writeCatalog(context.WithoutCancel(ctx), r.usedVersions())
+	if err := r.writeCatalog(context.WithoutCancel(ctx), r.usedVersions()); err != nil {
+		return encoded, CatalogError{err}
+	}
+	return encoded, nil
 }
 
 // writeIndex writes an INDEX aside and returns its path.
@@ -256,5 +274,21 @@ func ReadTrailer(r io.ReaderAt, size int64) (ckm.Trailer, error) {
 
 // lock takes the folder's lock, waiting until ctx ends.
 func (r *Folder) lock(ctx context.Context) (unlock func(), err error) {
+	if err := r.makeLock(lockName); err != nil {
+		return nil, err
+	}
 	return durable.Lock(ctx, r.Path(lockName))
+}
+
+// makeLock makes a lock file, unless it is there, that all can use who may write
+// to the folder: several people may look after it.
+func (r *Folder) makeLock(name string) error {
+	f, err := os.OpenFile(r.Path(name), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err == nil {
+		err = errors.Join(f.Chmod(0o666), f.Close()) // whatever the umask
+	}
+	return err
 }

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"prestage/ckm"
 	"prestage/internal/durable"
@@ -20,15 +19,15 @@ import (
 // Folder is a repository in a folder of the local file system.
 type Folder struct {
 	dir    string
-	sealed bool // symbolic links are not followed
+	strict bool // symbolic links are not followed
 }
 
 // NewFolder returns the repository in dir, which need not exist yet.
 func NewFolder(dir string) *Folder { return &Folder{dir: dir} }
 
-// NewSealedFolder is NewFolder for a pre-stage folder: a symbolic link in it is
+// NewStrictFolder is NewFolder for a pre-stage folder: a symbolic link in it is
 // never read as a file of a package.
-func NewSealedFolder(dir string) *Folder { return &Folder{dir, true} }
+func NewStrictFolder(dir string) *Folder { return &Folder{dir, true} }
 
 // String returns the folder's path.
 func (r *Folder) String() string { return r.dir }
@@ -36,13 +35,15 @@ func (r *Folder) String() string { return r.dir }
 // Path returns the path of one of the repository's files.
 func (r *Folder) Path(file string) string { return filepath.Join(r.dir, file) }
 
-// List implements Repository. A folder that does not exist is ErrNotFound.
+// List implements Repository. A folder that does not exist is ErrNotFound. A
+// package whose CKM has the wrong size is listed too: repair can mend it.
 func (r *Folder) List(ctx context.Context) ([]Entry, error) {
 	entries, _, err := r.Scan(ctx)
 	return entries, err
 }
 
-// Scan is List that also tells what is wrong with packages that it leaves out.
+// Scan is List that also tells what is wrong: with packages that it leaves out,
+// and with those that it lists although their CKM has the wrong size.
 func (r *Folder) Scan(ctx context.Context) (entries []Entry, problems []error, err error) {
 	files, err := r.files()
 	if err != nil {
@@ -170,7 +171,7 @@ func readIndex(f *os.File) ([]byte, error) {
 func (r *Folder) open(file string) (*os.File, error)    { return open(r.Path(file), r.statFunc()) }
 func (r *Folder) stat(file string) (fs.FileInfo, error) { return stat(r.Path(file), r.statFunc()) }
 func (r *Folder) statFunc() func(string) (fs.FileInfo, error) {
-	if r.sealed {
+	if r.strict {
 		return os.Lstat
 	}
 	return os.Stat
@@ -342,6 +343,3 @@ func (r *Folder) nextVersion(name string) (uint32, error) {
 	}
 	return last + 1, nil
 }
-
-// lockWait is how often a lock that somebody else holds is tried again.
-const lockWait = 50 * time.Millisecond

@@ -87,7 +87,9 @@ func ParseImage(s string) (name string, version uint32, err error) {
 		return "", 0, err
 	}
 	if found {
-		if _, version, _, found = ckm.ParseFileName(name + "_" + v + ckm.IndexExt); !found {
+		// Of NAME:X_2, the file's name would be that of another image, NAME_X.
+		var image string
+		if image, version, _, found = ckm.ParseFileName(name + "_" + v + ckm.IndexExt); !found || image != name {
 			return "", 0, fmt.Errorf("image %q: the version after : must be a number from 1 on", s)
 		}
 	}

@@ -61,8 +61,13 @@ func parse(path, text string) (s Settings, err error) {
 }
 
 // Save changes the settings in the file at path that are not empty in s, and
-// leaves the others, and all else that stands there, as they are.
+// leaves the others, and all else that stands there, as they are: the file's
+// mode too, and a symbolic link to it.
 func Save(path string, s Settings) error {
+	path, mode, err := target(path)
+	if err != nil {
+		return fmt.Errorf("reading settings: %w", err)
+	}
 	b, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("reading settings: %w", err)
@@ -90,23 +95,44 @@ func Save(path string, s Settings) error {
 	if err := durable.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	if err := durable.WriteFile(path, []byte(text), 0o644); err != nil {
+	if err := durable.WriteFile(path, []byte(text), mode); err != nil {
 		return fmt.Errorf("writing settings: %w", err)
 	}
 	return nil
 }
 
+// target returns the file that path stands for, which need not exist, and the
+// mode that it has or is to get.
+func target(path string) (string, fs.FileMode, error) {
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return path, 0o644, nil
+	}
+	file, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return "", 0, err
+	}
+	st, err := os.Stat(file)
+	if err != nil {
+		return "", 0, err
+	}
+	return file, st.Mode().Perm(), nil
+}
+
 var tableHeader = regexp.MustCompile(`(?m)^[ \t]*\[`)
 
-// set replaces the line of a top-level key, or adds one before the first table.
+// set replaces the line of a top-level key, but for a comment at its end, or adds
+// one before the first table.
 func set(text, key, value string) string {
 	line := key + " = " + strconv.Quote(value)
 	top, tables := text, ""
 	if at := tableHeader.FindStringIndex(text); at != nil {
 		top, tables = text[:at[0]], text[at[0]:]
 	}
-	re := regexp.MustCompile(`(?m)^[ \t]*` + key + `[ \t]*=.*$`)
-	if at := re.FindStringIndex(top); at != nil {
+	re := regexp.MustCompile(`(?m)^[ \t]*` + key + `[ \t]*=(?:[ \t]*(?:"(?:[^"\\\n]|\\.)*"|'[^'\n]*')([ \t]*#.*)|.*)$`)
+	if at := re.FindStringSubmatchIndex(top); at != nil {
+		if at[2] >= 0 {
+			line += top[at[2]:at[3]]
+		}
 		return top[:at[0]] + line + top[at[1]:] + tables
 	}
 	if top != "" && !strings.HasSuffix(top, "\n") {

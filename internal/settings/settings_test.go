@@ -3,6 +3,7 @@ package settings
 import (
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -12,6 +13,9 @@ func TestSaveKeepsWhatIsThere(t *testing.T) {
 		"no file":       {"", "prestaged_images_path = \"/a b/ü\"\n"},
 		"other keys":    {"# why\nserver = \"x\" # here\n", "# why\nserver = \"x\" # here\nprestaged_images_path = \"/a b/ü\"\n"},
 		"replaced":      {"server=\"x\"\n  prestaged_images_path='/old'\n[t]\nk=1\n", "server=\"x\"\nprestaged_images_path = \"/a b/ü\"\n[t]\nk=1\n"},
+		"a comment":     {"prestaged_images_path = \"/o#l\\\"d\"\t # why \"x\"\nvms_folder='/v'\n", "prestaged_images_path = \"/a b/ü\"\t # why \"x\"\nvms_folder='/v'\n"},
+		"a literal":     {"prestaged_images_path='/o#ld'# why\n", "prestaged_images_path = \"/a b/ü\"# why\n"},
+		"no comment":    {"prestaged_images_path = \"/old # x\"\n", "prestaged_images_path = \"/a b/ü\"\n"},
 		"before tables": {"[t]\nprestaged_images_path=\"/not/this\"\n", "prestaged_images_path = \"/a b/ü\"\n[t]\nprestaged_images_path=\"/not/this\"\n"},
 		"no last line":  {"server = \"x\"", "server = \"x\"\nprestaged_images_path = \"/a b/ü\"\n"},
 	} {
@@ -36,6 +40,46 @@ func TestSaveKeepsWhatIsThere(t *testing.T) {
 		if err != nil || s.PrestagedImagesPath != "/a b/ü" {
 			t.Errorf("%s: loaded %+v, %v", name, s, err)
 		}
+	}
+}
+
+// A private file stays private, and a link a link.
+func TestSaveKeepsModeAndLink(t *testing.T) {
+	dir := t.TempDir()
+	file, link := filepath.Join(dir, "real", "c.toml"), filepath.Join(dir, "c.toml")
+	save := func(path string, s Settings, want os.FileMode) {
+		t.Helper()
+		if err := Save(path, s); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := Load(file); err != nil || got.Server != s.Server {
+			t.Errorf("loaded %+v, %v", got, err)
+		}
+		if st, err := os.Lstat(file); err != nil || runtime.GOOS != "windows" && st.Mode() != want {
+			t.Errorf("mode %v, want %v (%v)", st.Mode(), want, err)
+		}
+	}
+	save(file, Settings{Server: "a"}, 0o644)
+	if err := os.Chmod(file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	save(file, Settings{Server: "b"}, 0o600)
+	if err := os.Symlink(filepath.Join("real", "c.toml"), link); err != nil {
+		t.Fatal(err)
+	}
+	save(link, Settings{Server: "c"}, 0o600)
+	if to, err := os.Readlink(link); err != nil {
+		t.Errorf("the link is gone: %q, %v", to, err)
+	}
+	// A link to nothing is reported, and not replaced.
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if err := Save(link, Settings{Server: "d"}); err == nil {
+		t.Error("a link to nothing was written to")
+	}
+	if _, err := os.Readlink(link); err != nil {
+		t.Error(err)
 	}
 }
 

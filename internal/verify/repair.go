@@ -141,5 +141,9 @@ func RepairImage(ctx context.Context, x *ckm.Index, dir string, from []assemble.
 	}
 	defer t.Close()
 	fetch := &assemble.Fetcher{Index: x, Sources: from, Meter: m}
-	return fetch.Mend(ctx, t)
+	faults, err := fetch.Mend(ctx, t)
+	if err == nil && len(faults) > 0 {
+		err = durable.SyncTree(dir) // files may have been created
+	}
+	return faults, err
 }
