@@ -69,7 +69,7 @@ IMAGE is NAME, for the latest version, or NAME:N.`,
 	f.BoolVar(&a.json, "json", false, "print results as JSON")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print nothing but errors and what was asked for")
 	f.StringVar(&a.progress, "progress", "auto", "show progress: auto, plain or none")
-	f.StringVar(&a.config, "config", os.Getenv("PRESTAGE_CONFIG"), "settings file (default /etc/prestage/prestage.toml)")
+	f.StringVar(&a.config, "config", os.Getenv("PRESTAGE_CONFIG"), "settings file (default "+settings.Default().String()+")")
 	root.AddCommand(a.packCommand(), a.listCommand(), a.inspectCommand(), a.verifyCommand(), a.repairCommand(),
 		a.setupCommand(), a.relocateCommand(), a.statusCommand(), a.pushCommand(), a.installCommand(),
 		a.removeCommand(), a.catalogCommand(), a.versionCommand())
@@ -228,30 +228,18 @@ func (a *app) report(v any, text func(w io.Writer)) error {
 
 func size[T int64 | uint64 | int](n T) string { return units.BytesSize(float64(n)) }
 
-// configPath returns the settings file.
-func (a *app) configPath() (string, error) {
+// keeper returns where this machine's settings are.
+func (a *app) keeper() settings.Keeper {
 	if a.config != "" {
-		return a.config, nil
+		return settings.File(a.config)
 	}
-	return settings.DefaultPath()
+	return settings.Default()
 }
 
-func (a *app) settings() (settings.Settings, error) {
-	path, err := a.configPath()
-	if err != nil {
-		return settings.Settings{}, err
-	}
-	return settings.Load(path)
-}
+func (a *app) settings() (settings.Settings, error) { return a.keeper().Load() }
 
 // host returns this machine.
-func (a *app) host() (*localhost.Host, error) {
-	path, err := a.configPath()
-	if err != nil {
-		return nil, err
-	}
-	return localhost.New(path), nil
-}
+func (a *app) host() *localhost.Host { return localhost.New(a.keeper()) }
 
 // images adds the flag --images, and imagesPlace finds what it stands for.
 func imagesFlag(cmd *cobra.Command, into *string) {
@@ -266,7 +254,7 @@ func (a *app) imagesPlace(flag string) (string, error) {
 		return env, nil
 	}
 	s, err := a.settings()
-	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
+	if err != nil {
 		return "", err
 	}
 	if s.Server != "" {

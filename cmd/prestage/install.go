@@ -57,7 +57,7 @@ func (a *app) install(ctx context.Context, arg, store, images, limit string, off
 	switch {
 	case err == nil:
 		in.Prestaged = repo.NewStrictFolder(staged)
-	case !errors.Is(err, prestage.ErrNotSetUp) && !errors.Is(err, errors.ErrUnsupported):
+	case !errors.Is(err, prestage.ErrNotSetUp):
 		return nil, err
 	}
 	if !offline {

@@ -68,10 +68,7 @@ func (a *app) push(ctx context.Context, r repo.Repository, arg, limit string) (*
 	if err != nil {
 		return nil, err
 	}
-	h, err := a.host()
-	if err != nil {
-		return nil, err
-	}
+	h := a.host()
 	if version == 0 {
 		e, err := repo.Find(ctx, r, name, 0)
 		if err != nil {

@@ -80,10 +80,7 @@ func (a *app) removePackage(ctx context.Context, t target, images string, force 
 }
 
 func (a *app) removeStaged(ctx context.Context, t target, force bool) (target, error) {
-	h, err := a.host()
-	if err != nil {
-		return t, err
-	}
+	h := a.host()
 	dir, err := prestage.StagedFolder(ctx, h)
 	if err != nil {
 		return t, err

@@ -95,15 +95,13 @@ func (a *app) repair(ctx context.Context, t target, from repo.Repository, force 
 		r.Faults, r.how = len(faults), count(len(faults), "fault")
 		return r, err
 	}
-	h, err := a.host()
-	if err != nil {
-		return r, err
-	}
+	h := a.host()
 	if t.staged { // a repair that was killed may have left the CKM open
 		if err := prestage.Seal(ctx, h, t.name, t.version); err != nil {
 			return r, err
 		}
 	}
+	var err error
 	r.Mended, err = verify.RepairPackage(ctx, t.folder, t.name, t.version, from, a.meter)
 	r.how = size(r.Mended) + " fetched"
 	if err == nil && t.staged {
@@ -150,10 +148,7 @@ func (a *app) pathsNotInUse(ctx context.Context, force bool, paths ...string) er
 	if force {
 		return nil
 	}
-	h, err := a.host()
-	if err != nil {
-		return err
-	}
+	h := a.host()
 	for _, p := range paths {
 		used, err := h.InUse(ctx, p)
 		if errors.Is(err, errors.ErrUnsupported) {

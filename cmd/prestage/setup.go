@@ -1,37 +1,70 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
+	"runtime"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"prestage/internal/prestage"
+	"prestage/internal/settings"
 )
 
 func (a *app) setupCommand() *cobra.Command {
-	return &cobra.Command{
+	var strict, recommended bool
+	cmd := &cobra.Command{
 		Use:   "setup [FOLDER]",
 		Short: "Create or mend the pre-stage folder, its rights, and the setting that leads to it",
 		Long: `FOLDER is the folder that "MED-V Images" is in or shall be created in, or that
-folder itself. Without FOLDER, the folders that are set up already are mended.`,
+folder itself. Without FOLDER, the folders that are set up already are mended.
+
+The rights are those that MED-V recommends. They let every user of a Windows
+machine create folders in "MED-V Images"; with --strict they do not. The choice
+is kept until --recommended or --strict is given again.`,
 		Args: cobra.MatchAll(atMostOne),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			folder := ""
+			folder, profile := "", ""
 			if len(args) == 1 {
-				folder = absolute(args[0])
+				var err error
+				if folder, err = folderArgument(args[0]); err != nil {
+					return err
+				}
 			}
-			h, err := a.host()
-			if err != nil {
-				return err
+			switch {
+			case strict:
+				profile = settings.Strict
+			case recommended:
+				profile = settings.Recommended
 			}
-			loc, err := prestage.Setup(cmd.Context(), h, folder)
+			loc, err := prestage.Setup(cmd.Context(), a.host(), folder, profile)
 			if err != nil {
 				return err
 			}
 			return a.showLocation(loc)
 		},
 	}
+	cmd.Flags().BoolVar(&strict, "strict", false, `let administrators alone create folders in "MED-V Images"`)
+	cmd.Flags().BoolVar(&recommended, "recommended", false, "the rights that MED-V recommends, again")
+	cmd.MarkFlagsMutuallyExclusive("strict", "recommended")
+	return cmd
+}
+
+// folderArgument reads a FOLDER. Two slips of the Windows command line would
+// lead to a folder that nobody meant.
+func folderArgument(arg string) (string, error) {
+	switch {
+	case arg == "":
+		return "", usageError{errors.New("FOLDER is empty")}
+	case runtime.GOOS == "windows" && strings.Contains(arg, `"`):
+		return "", usageError{fmt.Errorf(`FOLDER is %q, with a quotation mark: write no \ before the closing one`, arg)}
+	case len(arg) == 2 && filepath.VolumeName(arg) == arg:
+		return "", usageError{fmt.Errorf(`FOLDER %s means the current folder of that drive; write %s\`, arg, arg)}
+	}
+	return absolute(arg), nil
 }
 
 func atMostOne(cmd *cobra.Command, args []string) error {
@@ -49,11 +82,11 @@ func (a *app) relocateCommand() *cobra.Command {
 first, or push them anew afterwards.`,
 		Args: exactly(1, "one FOLDER"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			h, err := a.host()
+			folder, err := folderArgument(args[0])
 			if err != nil {
 				return err
 			}
-			loc, err := prestage.Relocate(cmd.Context(), h, absolute(args[0]), a.meter)
+			loc, err := prestage.Relocate(cmd.Context(), a.host(), folder, a.meter)
 			if err != nil {
 				return err
 			}

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
+	"prestage/internal/client"
 	"prestage/internal/prestage"
 	"prestage/internal/repo"
 )
@@ -18,11 +20,7 @@ func (a *app) statusCommand() *cobra.Command {
 		Long:  `The exit code is 3 when anything is not as the procedure leaves it; "prestage setup" mends folders and rights.`,
 		Args:  exactly(0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			h, err := a.host()
-			if err != nil {
-				return err
-			}
-			st, err := prestage.GetStatus(cmd.Context(), h)
+			st, err := a.status(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -37,7 +35,27 @@ func (a *app) statusCommand() *cobra.Command {
 	}
 }
 
-func showStatus(w io.Writer, st *prestage.Status) {
+// machineStatus is what a machine has: staged, and installed.
+type machineStatus struct {
+	*prestage.Status
+	Installed []client.InstalledImage `json:"installed"`
+}
+
+func (a *app) status(ctx context.Context) (*machineStatus, error) {
+	st, err := prestage.GetStatus(ctx, a.host())
+	if err != nil {
+		return nil, err
+	}
+	m := &machineStatus{Status: st, Installed: []client.InstalledImage{}}
+	if st.VMSFolder == "" {
+		return m, nil
+	}
+	installed, err := client.NewStore(st.VMSFolder).List()
+	m.Installed = append(m.Installed, installed...)
+	return m, err
+}
+
+func showStatus(w io.Writer, st *machineStatus) {
 	fmt.Fprintf(w, "pre-stage folder  %s\nimage store       %s\n", st.Location, st.VMSFolder)
 	deviations := 0
 	deviate := func(format string, args ...any) {
@@ -60,6 +78,14 @@ func showStatus(w io.Writer, st *prestage.Status) {
 				verified = p.Verified.Local().Format("2006-01-02 15:04:05")
 			}
 			fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\t%s\n", p.Name, p.Version, size(p.FileSize), size(p.ImageSize), sealed, verified)
+		}
+		t.Flush()
+	}
+	if len(st.Installed) > 0 {
+		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(t, "\nINSTALLED\tVERSION\tIMAGE SIZE\tVERIFIED THEN")
+		for _, i := range st.Installed {
+			fmt.Fprintf(t, "%s\t%d\t%s\t%s\n", i.Name, i.Version, size(i.Size), i.Verified.Local().Format("2006-01-02 15:04:05"))
 		}
 		t.Flush()
 	}

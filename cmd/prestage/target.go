@@ -44,7 +44,7 @@ func (a *app) targets(ctx context.Context, arg, images string) ([]target, error)
 		return a.copies(ctx, arg, images)
 	}
 	staged, err := a.stagedFolder(ctx)
-	if err != nil && !errors.Is(err, prestage.ErrNotSetUp) && !errors.Is(err, errors.ErrUnsupported) &&
+	if err != nil && !errors.Is(err, prestage.ErrNotSetUp) &&
 		(staged == "" || same(arg, staged) || same(filepath.Dir(arg), staged)) {
 		return nil, err // whether its files are to be sealed is not known
 	}
@@ -137,11 +137,7 @@ func versionIn(f *repo.Folder, name string, version uint32) (found uint32) {
 
 // stagedFolder returns this machine's pre-stage folder.
 func (a *app) stagedFolder(ctx context.Context) (string, error) {
-	h, err := a.host()
-	if err != nil {
-		return "", err
-	}
-	return prestage.StagedFolder(ctx, h)
+	return prestage.StagedFolder(ctx, a.host())
 }
 
 // store returns the image store: dir, or the one in the settings.

@@ -77,11 +77,7 @@ func (a *app) verify(ctx context.Context, t target) (*verified, error) {
 		v.Faults, err = verifyInstalled(ctx, a, t)
 	case t.staged:
 		v.Kind, v.Where = "staged", t.folder.String()
-		h, hostErr := a.host()
-		if hostErr != nil {
-			return nil, hostErr
-		}
-		v.Faults, err = prestage.VerifyPackage(ctx, h, t.name, t.version, a.meter)
+		v.Faults, err = prestage.VerifyPackage(ctx, a.host(), t.name, t.version, a.meter)
 	default:
 		v.Where = t.folder.String()
 		_, v.Faults, err = verify.Package(ctx, verify.Folder(t.folder), t.name, t.version, a.meter)

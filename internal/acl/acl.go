@@ -1,5 +1,5 @@
-// Package acl holds the access rights of the pre-staging procedure as data, and
-// renders them for the systems they are set on.
+// Package acl holds the access rights of the pre-staging procedure as data,
+// renders them for the systems they are set on, and says how others deviate.
 package acl
 
 import "io/fs"
@@ -34,6 +34,28 @@ var Images = List{read | FileAppendData, FullControl, FullControl}
 // Prestaged are the rights of the folder PrestagedImages: the same without
 // append.
 var Prestaged = List{read, FullControl, FullControl}
+
+// StrictImages are the rights of "MED-V Images" in the strict profile, which
+// lets nobody but administrators create folders in it.
+var StrictImages = Prestaged
+
+// Folder renders the list for a folder on Windows.
+func (l List) Folder() Descriptor { return l.descriptor(inheritByFiles | inheritByFolders) }
+
+// File renders the list for a file on Windows.
+func (l List) File() Descriptor { return l.descriptor(0) }
+
+func (l List) descriptor(flags byte) Descriptor {
+	return Descriptor{Owner: Administrators, HasDACL: true, Protected: true, Entries: []Entry{
+		{Allow, flags, l.AuthenticatedUsers, AuthenticatedUsers},
+		{Allow, flags, l.System, System},
+		{Allow, flags, l.Administrators, Administrators},
+	}}
+}
+
+// SDDL renders the list for a folder in the security descriptor definition
+// language, as Windows Installer tables and administrators' tools take it.
+func (l List) SDDL() string { return l.Folder().SDDL() }
 
 // FolderMode renders the list for a folder on a POSIX system: its owner, root,
 // stands for System and Administrators, everybody else for Authenticated Users.

@@ -56,7 +56,7 @@ func (t *Target) create(root *os.Root) error {
 			file, err = root.OpenFile(name, os.O_RDWR, 0)
 		}
 		if err == nil {
-			err = openUp(root, file, name)
+			err = prepare(root, file, name)
 		}
 		if err != nil {
 			return err
@@ -70,9 +70,9 @@ func (t *Target) create(root *os.Root) error {
 	return nil
 }
 
-// openUp lets everybody read a file and pass through the folders above it,
-// whatever the umask.
-func openUp(root *os.Root, file *os.File, name string) error {
+// prepare makes a file sparse, and lets everybody read it and pass through the
+// folders above it, whatever the umask.
+func prepare(root *os.Root, file *os.File, name string) error {
 	for dir := filepath.Dir(name); dir != "."; dir = filepath.Dir(dir) {
 		if err := root.Chmod(dir, 0o755); err != nil {
 			file.Close()
@@ -80,6 +80,9 @@ func openUp(root *os.Root, file *os.File, name string) error {
 		}
 	}
 	err := file.Chmod(0o644)
+	if err == nil {
+		err = disk.MakeSparse(file)
+	}
 	if err != nil {
 		file.Close()
 	}
@@ -110,7 +113,7 @@ func OpenTarget(dir string, x *ckm.Index, write bool) (*Target, error) {
 		}
 		if write && errors.Is(err, fs.ErrNotExist) {
 			if file, err = root.OpenFile(name, mode|os.O_CREATE, 0o644); err == nil {
-				err = openUp(root, file, name)
+				err = prepare(root, file, name)
 			}
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -214,7 +214,7 @@ func (in *Install) assemble(ctx context.Context, fetch *assemble.Fetcher, partia
 		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	case durable.IsDiskFull(err):
 		// A full disk hurts the machine more than starting again.
-		os.RemoveAll(partial)
+		durable.RemoveTree(partial)
 		return fmt.Errorf("%w; the unfinished image was removed, make room and install again", err)
 	case err == nil:
 		err = durable.SyncTree(partial)

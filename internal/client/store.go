@@ -3,6 +3,7 @@
 package client
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"prestage/ckm"
 	"prestage/internal/durable"
@@ -97,6 +99,59 @@ func (s *Store) Versions(name string) ([]uint32, error) {
 	return versions, nil
 }
 
+// InstalledImage describes a version of an image in the store.
+type InstalledImage struct {
+	Name    string `json:"name"`
+	Version uint32 `json:"version"`
+	Dir     string `json:"dir"`  // holds the image's files
+	Size    uint64 `json:"size"` // bytes
+	// Verified is when it was installed, every chunk checked. What its user
+	// has changed since, verifying it anew tells.
+	Verified time.Time `json:"verified"`
+}
+
+// List returns all installed images, in order. A version whose index cannot be
+// read is listed with no size.
+func (s *Store) List() ([]InstalledImage, error) {
+	entries, err := os.ReadDir(s.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var list []InstalledImage
+	for _, e := range entries {
+		if !e.IsDir() || ckm.CheckName(e.Name()) != nil {
+			continue
+		}
+		versions, err := s.Versions(e.Name())
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range versions {
+			i := InstalledImage{Name: e.Name(), Version: v, Dir: s.ImageDir(e.Name(), v)}
+			if st, err := os.Stat(s.indexPath(e.Name(), v)); err == nil {
+				i.Verified = st.ModTime().UTC()
+			}
+			if h, err := s.head(e.Name(), v); err == nil {
+				i.Size = h.ImageSize()
+			}
+			list = append(list, i)
+		}
+	}
+	return list, nil
+}
+
+func (s *Store) head(name string, version uint32) (*ckm.Head, error) {
+	f, err := durable.OpenShared(s.indexPath(name, version))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return repo.ReadHead(bufio.NewReader(f))
+}
+
 // Remove removes an installed image: it disappears at once, then its bytes are
 // freed. The error wraps repo.ErrNotFound.
 func (s *Store) Remove(ctx context.Context, name string, version uint32) error {
@@ -107,7 +162,7 @@ func (s *Store) Remove(ctx context.Context, name string, version uint32) error {
 	defer unlock()
 	dir := s.ImageDir(name, version)
 	gone := filepath.Join(filepath.Dir(dir), fmt.Sprintf(".%d.removed", version))
-	if err := os.RemoveAll(gone); err != nil {
+	if err := durable.RemoveTree(gone); err != nil {
 		return err
 	}
 	if err := durable.Replace(dir, gone); errors.Is(err, fs.ErrNotExist) {
@@ -115,10 +170,10 @@ func (s *Store) Remove(ctx context.Context, name string, version uint32) error {
 	} else if err != nil {
 		return err
 	}
-	if err := os.Remove(s.indexPath(name, version)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := durable.Remove(s.indexPath(name, version)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return os.RemoveAll(gone)
+	return durable.RemoveTree(gone)
 }
 
 // Files returns the paths of all files of an installed image.
@@ -162,7 +217,7 @@ func (s *Store) partial(x *ckm.Index) (dir string, err error) {
 	for _, e := range entries {
 		n := e.Name()
 		if left := strings.HasSuffix(n, ".partial") || strings.HasSuffix(n, ".removed"); left && n[0] == '.' && e.IsDir() && n != want {
-			if err := os.RemoveAll(filepath.Join(parent, n)); err != nil {
+			if err := durable.RemoveTree(filepath.Join(parent, n)); err != nil {
 				return "", err
 			}
 		}

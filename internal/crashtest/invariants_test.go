@@ -213,7 +213,7 @@ func checkInstalled(dir string) error {
 // checkSettings checks that the settings can be read, and lead to folders that
 // are there with their rights.
 func (w *world) checkSettings() error {
-	s, err := settings.Load(w.config)
+	s, err := settings.File(w.config).Load()
 	if err != nil || s.PrestagedImagesPath == "" {
 		return err
 	}

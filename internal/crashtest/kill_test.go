@@ -180,7 +180,7 @@ func TestKillRelocate(t *testing.T) {
 	}
 	target := ""
 	here := func() {
-		s, err := settings.Load(w.config)
+		s, err := settings.File(w.config).Load()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -126,6 +126,23 @@ func Publish(from, to string) error {
 	return SyncDir(filepath.Dir(to))
 }
 
+// OpenShared opens a file for reading and lets others replace or remove it
+// meanwhile, as they always can on POSIX systems.
+func OpenShared(path string) (*os.File, error) { return openShared(path) }
+
+// Remove removes a file, whether or not it is marked read-only, or an empty
+// folder, durably. On Windows it waits a while for others to close the file.
+func Remove(path string) error {
+	if err := removeFile(path); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+// RemoveTree removes what is at path, and all in it if it is a folder. It
+// follows no links. Nothing at path is no error.
+func RemoveTree(path string) error { return removeTree(path) }
+
 // MkdirAll makes the folder path and those above it that are missing, durably.
 func MkdirAll(path string, mode os.FileMode) error {
 	if st, err := os.Stat(path); err == nil && st.IsDir() {

@@ -35,6 +35,12 @@ func removeUnheld(path string) {
 
 func rename(from, to string) error { return os.Rename(from, to) }
 
+func openShared(path string) (*os.File, error) { return os.Open(path) }
+
+func removeFile(path string) error { return os.Remove(path) }
+
+func removeTree(path string) error { return os.RemoveAll(path) }
+
 // renameOpen renames first: until then the file is held.
 func renameOpen(f *os.File, to string) error {
 	if err := rename(f.Name(), to); err != nil {

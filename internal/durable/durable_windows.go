@@ -2,7 +2,12 @@ package durable
 
 import (
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"time"
+	"unsafe"
 
 	"golang.org/x/sys/windows"
 )
@@ -24,9 +29,50 @@ func rename(from, to string) error { return move(from, to, windows.MOVEFILE_REPL
 
 func renameNew(from, to string) error { return move(from, to, 0) }
 
+// Somebody else may have a file open for a moment: virus scanners look at each
+// new one. So long an act is tried again that finds a file held. "Access denied"
+// may be that, or a right that nobody will give: it is waited for less.
+const (
+	heldWait   = 10 * time.Second
+	deniedWait = 2 * time.Second
+	heldStep   = 20 * time.Millisecond
+)
+
+// whileHeld tries do until nobody holds the file, or it has taken too long.
+func whileHeld(do func() error) error {
+	start := time.Now()
+	for step := heldStep; ; step = min(2*step, time.Second) {
+		err := do()
+		wait := heldWait
+		switch {
+		case errors.Is(err, windows.ERROR_ACCESS_DENIED):
+			wait = deniedWait
+		case !isHeld(err):
+			return err
+		}
+		if time.Since(start) > wait {
+			return fmt.Errorf("%w: another program has it open, or it may not be changed; close what uses it and try again", err)
+		}
+		time.Sleep(step)
+	}
+}
+
+func isHeld(err error) bool {
+	return errors.Is(err, windows.ERROR_SHARING_VIOLATION) || errors.Is(err, windows.ERROR_LOCK_VIOLATION) ||
+		errors.Is(err, windows.ERROR_USER_MAPPED_FILE)
+}
+
 // move returns when the renaming is on the disk, which is what syncing the
 // folder is for elsewhere.
 func move(from, to string, flags uint32) error {
+	err := whileHeld(func() error { return moveOnce(from, to, flags) })
+	if err == nil {
+		return nil
+	}
+	return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
+}
+
+func moveOnce(from, to string, flags uint32) error {
 	f, err := windows.UTF16PtrFromString(from)
 	if err != nil {
 		return err
@@ -35,8 +81,107 @@ func move(from, to string, flags uint32) error {
 	if err != nil {
 		return err
 	}
-	if err := windows.MoveFileEx(f, t, flags|windows.MOVEFILE_WRITE_THROUGH); err != nil {
-		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
+	replace := flags&windows.MOVEFILE_REPLACE_EXISTING != 0
+	if replace && filepath.IsAbs(to) && renamePOSIX(f, t) == nil {
+		return nil
+	}
+	err = windows.MoveFileEx(f, t, flags|windows.MOVEFILE_WRITE_THROUGH)
+	if !replace || !errors.Is(err, windows.ERROR_ACCESS_DENIED) {
+		return err
+	}
+	// A file marked read-only is not replaced.
+	attr, statErr := windows.GetFileAttributes(t)
+	if statErr != nil || attr&windows.FILE_ATTRIBUTE_READONLY == 0 || attr&windows.FILE_ATTRIBUTE_DIRECTORY != 0 {
+		return err
+	}
+	if e := windows.SetFileAttributes(t, attr&^windows.FILE_ATTRIBUTE_READONLY); e != nil {
+		return err
+	}
+	if err = windows.MoveFileEx(f, t, flags|windows.MOVEFILE_WRITE_THROUGH); err != nil {
+		windows.SetFileAttributes(t, attr) // it stays, and as it was
+	}
+	return err
+}
+
+// What FILE_RENAME_INFORMATION's flags mean (ntifs.h).
+const (
+	renameReplace         = 0x1
+	renamePOSIXSemantics  = 0x2
+	renameIgnoresReadOnly = 0x40
+)
+
+// renamePOSIX replaces a file that others have open, if they let it be deleted,
+// or that is marked read-only: they keep what they have open. Windows 10 1809
+// and later can do it, on NTFS.
+func renamePOSIX(from, to *uint16) error {
+	h, err := windows.CreateFile(from, windows.DELETE|windows.SYNCHRONIZE|windows.FILE_READ_ATTRIBUTES, shareAll, nil, windows.OPEN_EXISTING,
+		windows.FILE_FLAG_OPEN_REPARSE_POINT|windows.FILE_FLAG_BACKUP_SEMANTICS|windows.FILE_FLAG_WRITE_THROUGH, 0)
+	if err != nil {
+		return err
+	}
+	defer windows.CloseHandle(h)
+	name := unsafe.Slice(to, windowsLen(to))
+	// struct FILE_RENAME_INFORMATION: Flags, RootDirectory, FileNameLength in
+	// bytes, FileName.
+	const head = 2*unsafe.Sizeof(uintptr(0)) + 4
+	buf := make([]byte, int(head)+2*len(name)+2)
+	*(*uint32)(unsafe.Pointer(&buf[0])) = renameReplace | renamePOSIXSemantics | renameIgnoresReadOnly
+	*(*uint32)(unsafe.Pointer(&buf[2*unsafe.Sizeof(uintptr(0))])) = uint32(2 * len(name))
+	copy(unsafe.Slice((*uint16)(unsafe.Pointer(&buf[head])), len(name)), name)
+	return windows.SetFileInformationByHandle(h, windows.FileRenameInfoEx, &buf[0], uint32(len(buf)))
+}
+
+// windowsLen returns how many units a text has before its zero.
+func windowsLen(p *uint16) (n int) {
+	for *(*uint16)(unsafe.Add(unsafe.Pointer(p), 2*n)) != 0 {
+		n++
+	}
+	return n
+}
+
+const shareAll = windows.FILE_SHARE_READ | windows.FILE_SHARE_WRITE | windows.FILE_SHARE_DELETE
+
+// openShared lets others replace and remove the file while it is read, which
+// os.Open does not.
+func openShared(path string) (*os.File, error) {
+	p, err := windows.UTF16PtrFromString(path)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	h, err := windows.CreateFile(p, windows.GENERIC_READ, shareAll, nil, windows.OPEN_EXISTING, windows.FILE_ATTRIBUTE_NORMAL, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(h), path), nil
+}
+
+// removeFile removes a file, marked read-only or not, when nobody holds it.
+func removeFile(path string) error {
+	if st, err := os.Lstat(path); err == nil && st.IsDir() {
+		return os.Remove(path) // one that is not empty stays so
+	}
+	return whileHeld(func() error { return os.Remove(path) })
+}
+
+// removeTree, unlike os.RemoveAll, waits for files that others hold, and needs
+// no more of the file system than that it can remove a file.
+func removeTree(path string) error {
+	st, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil && st.IsDir() {
+		var entries []os.DirEntry
+		entries, err = os.ReadDir(path)
+		for _, e := range entries {
+			err = errors.Join(err, removeTree(filepath.Join(path, e.Name())))
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if err := removeFile(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	return nil
 }

@@ -21,6 +21,8 @@ type Host interface {
 	// Join joins path elements, Split cuts off the last one.
 	Join(elem ...string) string
 	Split(path string) (dir, base string)
+	// SameName reports whether two names mean the same file to the machine.
+	SameName(a, b string) bool
 
 	// Settings reads the machine's settings, SaveSettings changes those given.
 	Settings(ctx context.Context) (settings.Settings, error)

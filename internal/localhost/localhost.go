@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"prestage/internal/durable"
 	"prestage/internal/host"
@@ -14,10 +15,10 @@ import (
 )
 
 // Host is the local machine.
-type Host struct{ config string }
+type Host struct{ keeper settings.Keeper }
 
-// New returns the local machine with its settings in the file config.
-func New(config string) *Host { return &Host{config} }
+// New returns the local machine, whose settings are kept by keeper.
+func New(keeper settings.Keeper) *Host { return &Host{keeper} }
 
 var _ host.Host = (*Host)(nil)
 
@@ -33,12 +34,15 @@ func (h *Host) Split(path string) (dir, base string) {
 	return filepath.Dir(path), filepath.Base(path)
 }
 
+// SameName implements host.Host.
+func (h *Host) SameName(a, b string) bool { return a == b || foldsCase && strings.EqualFold(a, b) }
+
 // Settings implements host.Host.
-func (h *Host) Settings(context.Context) (settings.Settings, error) { return settings.Load(h.config) }
+func (h *Host) Settings(context.Context) (settings.Settings, error) { return h.keeper.Load() }
 
 // SaveSettings implements host.Host.
 func (h *Host) SaveSettings(_ context.Context, s settings.Settings) error {
-	return settings.Save(h.config, s)
+	return h.keeper.Save(s)
 }
 
 // Stat implements host.Host.
@@ -134,7 +138,7 @@ func (f *file) Size() (int64, error) {
 }
 
 func (f *file) Sync() error {
-	if err := f.File.Sync(); err != nil {
+	if err := syncFile(f.File); err != nil {
 		return err
 	}
 	return dropCache(f.File)
@@ -144,11 +148,11 @@ func (f *file) Sync() error {
 func (h *Host) Rename(_ context.Context, from, to string) error { return durable.Replace(from, to) }
 
 // Remove implements host.Host.
-func (h *Host) Remove(_ context.Context, path string) error {
-	if err := os.Remove(path); err != nil {
-		return err
-	}
-	return durable.SyncDir(filepath.Dir(path))
+func (h *Host) Remove(_ context.Context, path string) error { return durable.Remove(path) }
+
+// FreeSpace implements host.Host.
+func (h *Host) FreeSpace(_ context.Context, folder string) (int64, error) {
+	return durable.FreeSpace(folder)
 }
 
 // Lock implements host.Host.

@@ -19,6 +19,10 @@ import (
 // The rights of folders and files are rendered as owner and mode. The owner is
 // root; when somebody else runs prestage, to try it out, it is that user.
 
+const foldsCase = false
+
+func syncFile(f *os.File) error { return f.Sync() }
+
 // MakeFolder implements host.Host.
 func (h *Host) MakeFolder(ctx context.Context, path string, rights acl.List) error {
 	err := os.Mkdir(path, 0o700) // nobody gets in before the rights are right
@@ -138,9 +142,4 @@ func openNoFollow(path string, flags int) (*os.File, error) {
 		return nil, fmt.Errorf("%q is a symbolic link, which is not followed here; remove it", path)
 	}
 	return f, err
-}
-
-// FreeSpace implements host.Host.
-func (h *Host) FreeSpace(_ context.Context, folder string) (int64, error) {
-	return durable.FreeSpace(folder)
 }

@@ -11,13 +11,14 @@ import (
 
 	"prestage/internal/acl"
 	"prestage/internal/host/hosttest"
+	"prestage/internal/settings"
 	"prestage/internal/testenv"
 )
 
 func TestHost(t *testing.T) {
 	hosttest.Run(t, func(t *testing.T) hosttest.Subject {
 		return hosttest.Subject{
-			Host: New(filepath.Join(t.TempDir(), "etc", "prestage.toml")), Root: t.TempDir(),
+			Host: New(settings.File(filepath.Join(t.TempDir(), "etc", "prestage.toml"))), Root: t.TempDir(),
 			Disturb: func(path string) error { return os.Chmod(path, 0o777) },
 			Link:    os.Symlink,
 			HoldOpen: func(path string) (func(), error) {
@@ -33,7 +34,7 @@ func TestHost(t *testing.T) {
 func TestAccessControlLists(t *testing.T) {
 	testenv.NeedLinux(t)
 	testenv.Need(t, "setfacl", "getfacl")
-	h := New(filepath.Join(t.TempDir(), "c.toml"))
+	h := New(settings.File(filepath.Join(t.TempDir(), "c.toml")))
 	dir := filepath.Join(t.TempDir(), "folder")
 	if err := h.MakeFolder(t.Context(), dir, acl.Prestaged); err != nil {
 		t.Fatal(err)
@@ -61,7 +62,7 @@ func TestAccessControlLists(t *testing.T) {
 
 func TestForeignOwner(t *testing.T) {
 	testenv.NeedRoot(t)
-	h := New(filepath.Join(t.TempDir(), "c.toml"))
+	h := New(settings.File(filepath.Join(t.TempDir(), "c.toml")))
 	dir := filepath.Join(t.TempDir(), "folder")
 	if err := h.MakeFolder(t.Context(), dir, acl.Images); err != nil {
 		t.Fatal(err)

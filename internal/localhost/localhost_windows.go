@@ -4,35 +4,188 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"sync"
+
+	"golang.org/x/sys/windows"
 
 	"prestage/internal/acl"
 )
 
-var errNoWindows = fmt.Errorf("pre-staging on this Windows machine: %w", errors.ErrUnsupported)
+const foldsCase = true
 
-// MakeFolder implements host.Host.
-func (h *Host) MakeFolder(context.Context, string, acl.List) error { return errNoWindows }
+// elevated is an error when this program may not set rights: an administrator's
+// programs may, once they were started as such.
+var elevated = sync.OnceValue(func() error {
+	if windows.GetCurrentProcessToken().IsElevated() {
+		return nil
+	}
+	return fmt.Errorf(`%w: rights of folders and files can be set by administrators alone; start the command prompt with "Run as administrator" and try again`, fs.ErrPermission)
+})
+
+// MakeFolder implements host.Host. A new folder has its rights from the first
+// moment on.
+func (h *Host) MakeFolder(ctx context.Context, path string, rights acl.List) error {
+	if err := elevated(); err != nil {
+		return err
+	}
+	want := rights.Folder()
+	err := createFolder(path, want)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if deviations, err := h.CheckFolder(ctx, path, rights); err != nil || len(deviations) == 0 {
+		return err
+	}
+	return setSecurity(path, want)
+}
 
 // CheckFolder implements host.Host.
-func (h *Host) CheckFolder(context.Context, string, acl.List) ([]string, error) {
-	return nil, errNoWindows
+func (h *Host) CheckFolder(_ context.Context, path string, rights acl.List) ([]string, error) {
+	st, err := os.Lstat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !st.IsDir() {
+		return nil, fmt.Errorf("%q is not a folder but %s; move it away", path, describe(st.Mode()))
+	}
+	return deviations(path, rights.Folder())
 }
 
 // Seal implements host.Host.
-func (h *Host) Seal(context.Context, string, acl.List) error { return errNoWindows }
-
-// CheckSealed implements host.Host.
-func (h *Host) CheckSealed(context.Context, string, acl.List) ([]string, error) {
-	return nil, errNoWindows
+func (h *Host) Seal(ctx context.Context, path string, rights acl.List) error {
+	if err := elevated(); err != nil {
+		return err
+	}
+	st, err := os.Lstat(path)
+	if err != nil {
+		return err
+	}
+	if !st.Mode().IsRegular() {
+		return fmt.Errorf("%q is not a file but %s", path, describe(st.Mode()))
+	}
+	if dev, err := deviations(path, rights.File()); err != nil || len(dev) > 0 {
+		if err := setSecurity(path, rights.File()); err != nil {
+			return err
+		}
+	}
+	return setReadOnly(path)
 }
 
-// InUse implements host.Host.
-func (h *Host) InUse(context.Context, string) (bool, error) { return false, errNoWindows }
+func setReadOnly(path string) error {
+	p, err := windows.UTF16PtrFromString(path)
+	if err != nil {
+		return err
+	}
+	attr, err := windows.GetFileAttributes(p)
+	if err == nil && attr&windows.FILE_ATTRIBUTE_READONLY == 0 {
+		err = windows.SetFileAttributes(p, attr&^windows.FILE_ATTRIBUTE_NORMAL|windows.FILE_ATTRIBUTE_READONLY)
+	}
+	if err != nil {
+		return &fs.PathError{Op: "marking read-only", Path: path, Err: err}
+	}
+	return nil
+}
 
-// FreeSpace implements host.Host.
-func (h *Host) FreeSpace(context.Context, string) (int64, error) { return 0, errNoWindows }
+// CheckSealed implements host.Host.
+func (h *Host) CheckSealed(_ context.Context, path string, rights acl.List) ([]string, error) {
+	st, err := os.Lstat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return []string{"it is not a file but " + describe(st.Mode())}, nil
+	}
+	dev, err := deviations(path, rights.File())
+	if err == nil && st.Mode().Perm()&0o200 != 0 {
+		dev = append(dev, "it is not marked read-only")
+	}
+	return dev, err
+}
 
-func openNoFollow(string, int) (*os.File, error) { return nil, errNoWindows }
+func describe(m fs.FileMode) string {
+	switch {
+	case m.IsRegular():
+		return "a file"
+	case m.IsDir():
+		return "a folder"
+	case m&fs.ModeSymlink != 0:
+		return "a symbolic link"
+	}
+	return "a junction or another reparse point"
+}
 
-func dropCache(*os.File) error { return nil }
+// InUse implements host.Host: a file that nobody has open can be opened by us
+// alone.
+func (h *Host) InUse(_ context.Context, path string) (bool, error) {
+	handle, err := openHandle(path, windows.GENERIC_READ, 0, 0)
+	if errors.Is(err, windows.ERROR_SHARING_VIOLATION) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return false, windows.CloseHandle(handle)
+}
+
+// openNoFollow opens a file, or the link that it is, which the caller refuses.
+// Readers let others replace the file; writers let nobody else write.
+func openNoFollow(path string, flags int) (*os.File, error) {
+	access, share, how := uint32(windows.GENERIC_READ), uint32(shareAll), uint32(windows.OPEN_EXISTING)
+	if flags&os.O_RDWR != 0 {
+		access, share = access|windows.GENERIC_WRITE, windows.FILE_SHARE_READ|windows.FILE_SHARE_DELETE
+	}
+	if flags&os.O_CREATE != 0 {
+		how = windows.OPEN_ALWAYS
+	}
+	p, err := windows.UTF16PtrFromString(path)
+	if err == nil {
+		var handle windows.Handle
+		handle, err = windows.CreateFile(p, access, share, nil, how, windows.FILE_ATTRIBUTE_NORMAL|windows.FILE_FLAG_OPEN_REPARSE_POINT, 0)
+		if err == nil {
+			return os.NewFile(uintptr(handle), path), nil
+		}
+	}
+	if errors.Is(err, windows.ERROR_ACCESS_DENIED) {
+		if st, statErr := os.Lstat(path); statErr == nil && st.IsDir() {
+			return nil, fmt.Errorf("%q is not a regular file", path)
+		}
+	}
+	return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+}
+
+const shareAll = windows.FILE_SHARE_READ | windows.FILE_SHARE_WRITE | windows.FILE_SHARE_DELETE
+
+// openHandle opens a file or a folder, or the link that it is.
+func openHandle(path string, access, share, flags uint32) (windows.Handle, error) {
+	p, err := windows.UTF16PtrFromString(path)
+	var h windows.Handle
+	if err == nil {
+		h, err = windows.CreateFile(p, access, share, nil, windows.OPEN_EXISTING,
+			flags|windows.FILE_FLAG_OPEN_REPARSE_POINT|windows.FILE_FLAG_BACKUP_SEMANTICS, 0)
+	}
+	if err != nil {
+		return 0, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	return h, nil
+}
+
+// syncFile has nothing to do for a file that is open for reading alone: its
+// buffers cannot be flushed, and dropCache brings them to the disk.
+func syncFile(f *os.File) error {
+	if err := f.Sync(); err != nil && !errors.Is(err, windows.ERROR_ACCESS_DENIED) {
+		return err
+	}
+	return nil
+}
+
+// dropCache asks that reads come from the disk: opening a file without buffering
+// makes Windows write out and forget what it has of it in memory. It is a wish:
+// a file system may have no such opening.
+func dropCache(f *os.File) error {
+	if h, err := openHandle(f.Name(), windows.GENERIC_READ, shareAll, windows.FILE_FLAG_NO_BUFFERING); err == nil {
+		return windows.CloseHandle(h)
+	}
+	return nil
+}

@@ -12,6 +12,7 @@ import (
 
 	"prestage/internal/acl"
 	"prestage/internal/host"
+	"prestage/internal/settings"
 )
 
 // Names that the procedure fixes.
@@ -33,11 +34,21 @@ type folders struct {
 	images string // …/MED-V Images
 	staged string // …/MED-V Images/PrestagedImages
 	aside  string
+	rights acl.List // of images
 }
 
 func at(h host.Host, images string) folders {
 	staged := h.Join(images, PrestagedFolder)
-	return folders{h, images, staged, h.Join(staged, asideFolder)}
+	return folders{h, images, staged, h.Join(staged, asideFolder), acl.Images}
+}
+
+// profiled returns the folders with the rights of an ACL profile.
+func (f folders) profiled(profile string) folders {
+	f.rights = acl.Images
+	if profile == settings.Strict {
+		f.rights = acl.StrictImages
+	}
+	return f
 }
 
 // locate finds the places from what the user named: the folder above
@@ -73,11 +84,11 @@ func configured(ctx context.Context, h host.Host) (folders, error) {
 		return folders{}, ErrNotSetUp
 	}
 	above, base := h.Split(s.PrestagedImagesPath)
-	if _, images := h.Split(above); base != PrestagedFolder || images != ImagesFolder {
+	if _, images := h.Split(above); !h.SameName(base, PrestagedFolder) || !h.SameName(images, ImagesFolder) {
 		return folders{}, fmt.Errorf("the setting PrestagedImagesPath is %q and must end with %q; \"prestage relocate FOLDER\" changes it",
 			s.PrestagedImagesPath, h.Join(ImagesFolder, PrestagedFolder))
 	}
-	return at(h, above), nil
+	return at(h, above).profiled(s.ACLProfile), nil
 }
 
 // StagedFolder returns the pre-stage folder from the host's settings. It is an
@@ -109,7 +120,7 @@ func (f folders) parts() []struct {
 	return []struct {
 		path   string
 		rights acl.List
-	}{{f.images, acl.Images}, {f.staged, acl.Prestaged}, {f.aside, acl.Prestaged}}
+	}{{f.images, f.rights}, {f.staged, acl.Prestaged}, {f.aside, acl.Prestaged}}
 }
 
 // make makes the folders exist with exactly their rights, and returns what was

@@ -7,10 +7,11 @@ import (
 	"testing"
 
 	"prestage/internal/localhost"
+	"prestage/internal/settings"
 )
 
 func TestLocate(t *testing.T) {
-	h := localhost.New("unused")
+	h := localhost.New(settings.File("unused"))
 	for folder, want := range map[string]string{
 		"/data":                               "/data/MED-V Images",
 		"/":                                   "/MED-V Images",

@@ -1,6 +1,7 @@
 package prestage
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,9 +23,10 @@ type Location struct {
 }
 
 // Setup makes the folders under folder, or those that the settings name when
-// folder is empty, exist with exactly their rights, seals packages that are not
-// sealed, and records the location.
-func Setup(ctx context.Context, h host.Host, folder string) (*Location, error) {
+// folder is empty, exist with exactly the rights of an ACL profile (that of the
+// settings when it is empty), seals packages that are not sealed, and records
+// location and profile.
+func Setup(ctx context.Context, h host.Host, folder, profile string) (*Location, error) {
 	s, err := h.Settings(ctx)
 	if err != nil {
 		return nil, err
@@ -36,14 +38,14 @@ func Setup(ctx context.Context, h host.Host, folder string) (*Location, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.PrestagedImagesPath != "" && h.Join(s.PrestagedImagesPath) != f.staged {
+	if s.PrestagedImagesPath != "" && !h.SameName(h.Join(s.PrestagedImagesPath), f.staged) {
 		return nil, fmt.Errorf("the pre-stage folder of this machine is %q already; \"prestage relocate\" moves it", s.PrestagedImagesPath)
 	}
-	loc, err := f.setup(ctx)
+	loc, err := f.profiled(cmp.Or(profile, s.ACLProfile)).setup(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return loc, f.record(ctx, s, loc)
+	return loc, f.record(ctx, s, profile, loc)
 }
 
 func (f folders) setup(ctx context.Context) (*Location, error) {
@@ -79,36 +81,47 @@ func (f folders) setup(ctx context.Context) (*Location, error) {
 	return &Location{f.images, f.staged, changes}, nil
 }
 
-// record writes the location to the settings. The image store is the folder
+// record writes what changes to the settings. The image store is the folder
 // "MED-V Images" unless another is set.
-func (f folders) record(ctx context.Context, old settings.Settings, loc *Location) error {
-	s := settings.Settings{PrestagedImagesPath: f.staged}
+func (f folders) record(ctx context.Context, old settings.Settings, profile string, loc *Location) error {
+	var s settings.Settings
+	var changes []string
+	if !f.h.SameName(f.h.Join(old.PrestagedImagesPath), f.staged) {
+		s.PrestagedImagesPath = f.staged
+		changes = append(changes, "recorded the location "+f.staged)
+	}
 	if old.VMSFolder == "" {
 		s.VMSFolder = f.images
+		changes = append(changes, "recorded the image store "+f.images)
 	}
-	if old.PrestagedImagesPath == f.staged && s.VMSFolder == "" {
+	if profile != "" && profile != cmp.Or(old.ACLProfile, settings.Recommended) {
+		s.ACLProfile = profile
+		changes = append(changes, "recorded the ACL profile "+profile)
+	}
+	if len(changes) == 0 {
 		return nil
 	}
 	if err := f.h.SaveSettings(ctx, s); err != nil {
 		return err
 	}
-	loc.Changes = append(loc.Changes, "recorded the location "+f.staged)
+	loc.Changes = append(loc.Changes, changes...)
 	return nil
 }
 
 // Relocate moves the location: the new folders are set up, what is in them is
 // verified, and then the settings are changed. Packages are not carried over.
 // The error wraps ErrDamaged when the new place holds a damaged package; then
-// the location stays.
+// the location stays. A location that is set wrongly is mended.
 func Relocate(ctx context.Context, h host.Host, folder string, m progress.Meter) (*Location, error) {
 	s, err := h.Settings(ctx)
-	if err != nil {
+	if err != nil && !settings.OnlyBad(err, "PrestagedImagesPath") {
 		return nil, err
 	}
 	f, err := locate(h, folder)
 	if err != nil {
 		return nil, err
 	}
+	f = f.profiled(s.ACLProfile)
 	loc, err := f.setup(ctx)
 	if err != nil {
 		return nil, err
@@ -123,7 +136,7 @@ func Relocate(ctx context.Context, h host.Host, folder string, m progress.Meter)
 				ErrDamaged, r.Image, f.staged, r.Faults[0], s.PrestagedImagesPath)
 		}
 	}
-	return loc, f.record(ctx, s, loc)
+	return loc, f.record(ctx, s, "", loc)
 }
 
 // ErrDamaged says that what is staged is not what it should be.

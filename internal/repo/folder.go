@@ -182,7 +182,7 @@ func open(path string, how func(string) (fs.FileInfo, error)) (*os.File, error) 
 	if _, err := stat(path, how); err != nil {
 		return nil, err
 	}
-	return os.Open(path)
+	return durable.OpenShared(path)
 }
 
 func stat(path string, how func(string) (fs.FileInfo, error)) (fs.FileInfo, error) {

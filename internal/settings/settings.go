@@ -1,142 +1,71 @@
 // Package settings keeps what a machine must remember: where its pre-stage
 // folder is, where its images go, and which server they come from.
 //
-// On Linux it is a TOML file, of which comments and foreign keys are kept.
+// On Windows they are values in the registry, elsewhere a TOML file, of which
+// comments and foreign keys are kept.
 package settings
 
 import (
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"regexp"
-	"runtime"
-	"strconv"
-	"strings"
-
-	"github.com/BurntSushi/toml"
-
-	"prestage/internal/durable"
 )
 
 // Settings are a machine's settings. An empty one is not set.
 type Settings struct {
-	PrestagedImagesPath string `toml:"prestaged_images_path"` // the folder PrestagedImages
-	VMSFolder           string `toml:"vms_folder"`            // the image store
-	Server              string `toml:"server"`                // default repository: a URL or a folder
+	PrestagedImagesPath string   `toml:"prestaged_images_path"` // the folder PrestagedImages
+	VMSFolder           string   `toml:"vms_folder"`            // the image store
+	Server              string   `toml:"server"`                // default repository: a URL or a folder
+	Images              []string `toml:"images"`                // names of the images assigned to this machine; none: all that are pre-staged
+	ACLProfile          string   `toml:"acl_profile"`           // Recommended, if empty, or Strict
 }
 
-// DefaultPath returns where the settings file is unless the user names another.
-func DefaultPath() (string, error) {
-	if runtime.GOOS == "windows" {
-		return "", fmt.Errorf("settings in the registry: %w; name a file with --config", errors.ErrUnsupported)
-	}
-	return "/etc/prestage/prestage.toml", nil
+// The values of ACLProfile: the rights that the procedure recommends, and those
+// without append on "MED-V Images".
+const (
+	Recommended = "recommended"
+	Strict      = "strict"
+)
+
+// A Keeper keeps a machine's settings.
+type Keeper interface {
+	// Load returns the settings; where there are none, empty ones. Values
+	// that cannot be meant are reported by a ValueError, never guessed at;
+	// the others are returned all the same.
+	Load() (Settings, error)
+	// Save changes the settings that are not empty in s, and leaves the
+	// others as they are.
+	Save(s Settings) error
+	// String says where the settings are.
+	String() string
 }
 
-// Load reads the settings file at path. A file that does not exist gives empty
-// settings. Values that cannot be meant are errors, never guessed at.
-func Load(path string) (Settings, error) {
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return Settings{}, nil
-	}
-	if err != nil {
-		return Settings{}, fmt.Errorf("reading settings: %w", err)
-	}
-	return parse(path, string(b))
+// Default returns where this machine's settings are, unless the user names a
+// file: the registry on Windows, elsewhere /etc/prestage/prestage.toml.
+func Default() Keeper { return defaultKeeper() }
+
+// ValueError says that a setting has a value that cannot be meant.
+type ValueError struct {
+	Name  string // of the field in Settings
+	Where string // the place as people look it up
+	Err   error
 }
 
-func parse(path, text string) (s Settings, err error) {
-	if _, err := toml.Decode(text, &s); err != nil {
-		return s, fmt.Errorf("settings file %s: %w", path, err)
-	}
-	for key, value := range map[string]string{"prestaged_images_path": s.PrestagedImagesPath, "vms_folder": s.VMSFolder} {
-		if value != "" && !filepath.IsAbs(value) {
-			return s, fmt.Errorf("settings file %s: %s = %q must be an absolute path", path, key, value)
-		}
-	}
-	return s, nil
+// Error implements error.
+func (e *ValueError) Error() string { return fmt.Sprintf("%s %v", e.Where, e.Err) }
+
+// Unwrap returns the cause.
+func (e *ValueError) Unwrap() error { return e.Err }
+
+// OnlyBad reports whether err says that the setting of this name has a bad
+// value, and nothing worse.
+func OnlyBad(err error, name string) bool {
+	var bad *ValueError
+	return errors.As(err, &bad) && bad.Name == name
 }
 
-// Save changes the settings in the file at path that are not empty in s, and
-// leaves the others, and all else that stands there, as they are: the file's
-// mode too, and a symbolic link to it.
-func Save(path string, s Settings) error {
-	path, mode, err := target(path)
-	if err != nil {
-		return fmt.Errorf("reading settings: %w", err)
-	}
-	b, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("reading settings: %w", err)
-	}
-	text := string(b)
-	for _, kv := range [][2]string{
-		{"prestaged_images_path", s.PrestagedImagesPath}, {"vms_folder", s.VMSFolder}, {"server", s.Server},
-	} {
-		if kv[1] != "" {
-			text = set(text, kv[0], kv[1])
-		}
-	}
-	if text == string(b) {
-		return nil
-	}
-	// Whatever was in the file, what goes out must say what was meant.
-	got, err := parse(path, text)
-	if err != nil {
-		return err
-	}
-	if s.PrestagedImagesPath != "" && got.PrestagedImagesPath != s.PrestagedImagesPath ||
-		s.VMSFolder != "" && got.VMSFolder != s.VMSFolder || s.Server != "" && got.Server != s.Server {
-		return fmt.Errorf("settings file %s has a form that cannot be changed safely; set the values by hand", path)
-	}
-	if err := durable.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	if err := durable.WriteFile(path, []byte(text), mode); err != nil {
-		return fmt.Errorf("writing settings: %w", err)
+func checkProfile(s string) error {
+	if s != "" && s != Recommended && s != Strict {
+		return fmt.Errorf("is %q and must be %q or %q", s, Recommended, Strict)
 	}
 	return nil
-}
-
-// target returns the file that path stands for, which need not exist, and the
-// mode that it has or is to get.
-func target(path string) (string, fs.FileMode, error) {
-	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-		return path, 0o644, nil
-	}
-	file, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return "", 0, err
-	}
-	st, err := os.Stat(file)
-	if err != nil {
-		return "", 0, err
-	}
-	return file, st.Mode().Perm(), nil
-}
-
-var tableHeader = regexp.MustCompile(`(?m)^[ \t]*\[`)
-
-// set replaces the line of a top-level key, but for a comment at its end, or adds
-// one before the first table.
-func set(text, key, value string) string {
-	line := key + " = " + strconv.Quote(value)
-	top, tables := text, ""
-	if at := tableHeader.FindStringIndex(text); at != nil {
-		top, tables = text[:at[0]], text[at[0]:]
-	}
-	re := regexp.MustCompile(`(?m)^[ \t]*` + key + `[ \t]*=(?:[ \t]*(?:"(?:[^"\\\n]|\\.)*"|'[^'\n]*')([ \t]*#.*)|.*)$`)
-	if at := re.FindStringSubmatchIndex(top); at != nil {
-		if at[2] >= 0 {
-			line += top[at[2]:at[3]]
-		}
-		return top[:at[0]] + line + top[at[1]:] + tables
-	}
-	if top != "" && !strings.HasSuffix(top, "\n") {
-		top += "\n"
-	}
-	return top + line + "\n" + tables
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"reflect"
 	"testing"
 	"time"
 
@@ -77,6 +78,9 @@ func testPaths(t *testing.T, s Subject) {
 	if base != "b c" || dir != s.Host.Join(s.Root, "a") {
 		t.Errorf("Split(%q) = %q, %q", p, dir, base)
 	}
+	if !s.Host.SameName("a", "a") || s.Host.SameName("a", "b") {
+		t.Error("SameName does not tell names apart")
+	}
 	if s.Host.Name() == "" {
 		t.Error("the host has no name")
 	}
@@ -86,7 +90,7 @@ func testSettings(t *testing.T, s Subject) {
 	ctx := t.Context()
 	got, err := s.Host.Settings(ctx)
 	must(t, err)
-	if got != (settings.Settings{}) {
+	if !reflect.DeepEqual(got, settings.Settings{}) {
 		t.Fatalf("a new host has settings: %+v", got)
 	}
 	staged := s.Host.Join(s.Root, "MED-V Images", "PrestagedImages")
@@ -94,7 +98,7 @@ func testSettings(t *testing.T, s Subject) {
 	must(t, s.Host.SaveSettings(ctx, settings.Settings{VMSFolder: s.Root, Server: "https://images.example/MEDVImages/"}))
 	got, err = s.Host.Settings(ctx)
 	must(t, err)
-	if want := (settings.Settings{PrestagedImagesPath: staged, VMSFolder: s.Root, Server: "https://images.example/MEDVImages/"}); got != want {
+	if want := (settings.Settings{PrestagedImagesPath: staged, VMSFolder: s.Root, Server: "https://images.example/MEDVImages/"}); !reflect.DeepEqual(got, want) {
 		t.Errorf("settings are %+v, want %+v", got, want)
 	}
 }

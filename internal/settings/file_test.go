@@ -3,6 +3,7 @@ package settings
 import (
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"strings"
 	"testing"
@@ -28,7 +29,7 @@ func TestSaveKeepsWhatIsThere(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := Save(path, Settings{PrestagedImagesPath: "/a b/ü"}); err != nil {
+		if err := File(path).Save(Settings{PrestagedImagesPath: "/a b/ü"}); err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
@@ -36,7 +37,7 @@ func TestSaveKeepsWhatIsThere(t *testing.T) {
 		if err != nil || string(got) != c.want {
 			t.Errorf("%s: file holds %q, want %q (%v)", name, got, c.want, err)
 		}
-		s, err := Load(path)
+		s, err := File(path).Load()
 		if err != nil || s.PrestagedImagesPath != "/a b/ü" {
 			t.Errorf("%s: loaded %+v, %v", name, s, err)
 		}
@@ -49,10 +50,10 @@ func TestSaveKeepsModeAndLink(t *testing.T) {
 	file, link := filepath.Join(dir, "real", "c.toml"), filepath.Join(dir, "c.toml")
 	save := func(path string, s Settings, want os.FileMode) {
 		t.Helper()
-		if err := Save(path, s); err != nil {
+		if err := File(path).Save(s); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := Load(file); err != nil || got.Server != s.Server {
+		if got, err := File(file).Load(); err != nil || got.Server != s.Server {
 			t.Errorf("loaded %+v, %v", got, err)
 		}
 		if st, err := os.Lstat(file); err != nil || runtime.GOOS != "windows" && st.Mode() != want {
@@ -75,7 +76,7 @@ func TestSaveKeepsModeAndLink(t *testing.T) {
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
-	if err := Save(link, Settings{Server: "d"}); err == nil {
+	if err := File(link).Save(Settings{Server: "d"}); err == nil {
 		t.Error("a link to nothing was written to")
 	}
 	if _, err := os.Readlink(link); err != nil {
@@ -94,7 +95,7 @@ func TestSaveRefusesWhatItCannotKeep(t *testing.T) {
 		if err := os.WriteFile(path, []byte(before), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if err := Save(path, Settings{PrestagedImagesPath: "/new"}); err == nil {
+		if err := File(path).Save(Settings{PrestagedImagesPath: "/new"}); err == nil {
 			t.Errorf("%q was changed", before)
 		}
 		if got, _ := os.ReadFile(path); string(got) != before {
@@ -108,17 +109,36 @@ func TestBadValuesAreReported(t *testing.T) {
 		`prestaged_images_path = "relative"`: "absolute",
 		`vms_folder = "./x"`:                 "absolute",
 		`server = 7`:                         "server",
+		`images = "win11"`:                   "images",
+		`acl_profile = "lax"`:                "\"recommended\" or \"strict\"",
 		`server = `:                          "settings file",
 	} {
 		path := filepath.Join(t.TempDir(), "c.toml")
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Load(path); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := File(path).Load(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want one about %q", text, err, want)
 		}
 	}
-	if s, err := Load(filepath.Join(t.TempDir(), "absent")); err != nil || s != (Settings{}) {
+	if s, err := File(filepath.Join(t.TempDir(), "absent")).Load(); err != nil || !reflect.DeepEqual(s, Settings{}) {
 		t.Errorf("no file: %+v, %v", s, err)
+	}
+}
+
+func TestImagesAndProfile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.toml")
+	if err := os.WriteFile(path, []byte("images = [ 'a' ] # why\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	want := Settings{Images: []string{"win11", "office"}, ACLProfile: Strict}
+	if err := File(path).Save(want); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := File(path).Load(); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("loaded %+v, %v", got, err)
+	}
+	if b, _ := os.ReadFile(path); string(b) != "images = [\"win11\", \"office\"] # why\nacl_profile = \"strict\"\n" {
+		t.Errorf("the file holds %q", b)
 	}
 }

@@ -1,0 +1,5 @@
+//go:build !windows
+
+package settings
+
+func defaultKeeper() Keeper { return File("/etc/prestage/prestage.toml") }

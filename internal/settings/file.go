@@ -1,0 +1,167 @@
+package settings
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+
+	"prestage/internal/durable"
+)
+
+// File returns the Keeper of the settings in a TOML file, which need not exist.
+func File(path string) Keeper { return file(path) }
+
+type file string
+
+// String implements Keeper.
+func (f file) String() string { return string(f) }
+
+// Load implements Keeper.
+func (f file) Load() (Settings, error) {
+	b, err := os.ReadFile(string(f))
+	if errors.Is(err, fs.ErrNotExist) {
+		return Settings{}, nil
+	}
+	if err != nil {
+		return Settings{}, fmt.Errorf("reading settings: %w", err)
+	}
+	return f.parse(string(b))
+}
+
+func (f file) parse(text string) (s Settings, err error) {
+	if _, err := toml.Decode(text, &s); err != nil {
+		return s, fmt.Errorf("settings file %s: %w", f, err)
+	}
+	for _, p := range []struct {
+		name, key string
+		value     *string
+	}{
+		{"VMSFolder", "vms_folder", &s.VMSFolder},
+		{"PrestagedImagesPath", "prestaged_images_path", &s.PrestagedImagesPath},
+	} {
+		if *p.value != "" && !filepath.IsAbs(*p.value) {
+			err = f.bad(p.name, p.key, fmt.Errorf("= %q must be an absolute path", *p.value))
+			*p.value = ""
+			return s, err
+		}
+	}
+	if err := checkProfile(s.ACLProfile); err != nil {
+		return s, f.bad("ACLProfile", "acl_profile", err)
+	}
+	return s, nil
+}
+
+func (f file) bad(name, key string, err error) error {
+	return &ValueError{name, fmt.Sprintf("settings file %s: %s", f, key), err}
+}
+
+// Save implements Keeper. All else that stands in the file stays as it is, the
+// file's mode too, and a symbolic link to it.
+func (f file) Save(s Settings) error {
+	path, mode, err := target(string(f))
+	if err != nil {
+		return fmt.Errorf("reading settings: %w", err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("reading settings: %w", err)
+	}
+	text := string(b)
+	for _, kv := range [][2]string{
+		{"prestaged_images_path", s.PrestagedImagesPath}, {"vms_folder", s.VMSFolder}, {"server", s.Server},
+		{"acl_profile", s.ACLProfile},
+	} {
+		if kv[1] != "" {
+			text = set(text, kv[0], strconv.Quote(kv[1]))
+		}
+	}
+	if len(s.Images) > 0 {
+		var names []string
+		for _, n := range s.Images {
+			names = append(names, strconv.Quote(n))
+		}
+		text = set(text, "images", "["+strings.Join(names, ", ")+"]")
+	}
+	if text == string(b) {
+		return nil
+	}
+	// Whatever was in the file, what goes out must say what was meant.
+	got, err := f.parse(text)
+	if err != nil {
+		return err
+	}
+	if !reflect.DeepEqual(merge(got, s), got) {
+		return fmt.Errorf("settings file %s has a form that cannot be changed safely; set the values by hand", f)
+	}
+	if err := durable.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	if err := durable.WriteFile(path, []byte(text), mode); err != nil {
+		return fmt.Errorf("writing settings: %w", err)
+	}
+	return nil
+}
+
+// merge returns s with what is not empty in change.
+func merge(s, change Settings) Settings {
+	for into, from := range map[*string]string{
+		&s.PrestagedImagesPath: change.PrestagedImagesPath, &s.VMSFolder: change.VMSFolder,
+		&s.Server: change.Server, &s.ACLProfile: change.ACLProfile,
+	} {
+		if from != "" {
+			*into = from
+		}
+	}
+	if len(change.Images) > 0 {
+		s.Images = change.Images
+	}
+	return s
+}
+
+// target returns the file that path stands for, which need not exist, and the
+// mode that it has or is to get.
+func target(path string) (string, fs.FileMode, error) {
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return path, 0o644, nil
+	}
+	file, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return "", 0, err
+	}
+	st, err := os.Stat(file)
+	if err != nil {
+		return "", 0, err
+	}
+	return file, st.Mode().Perm(), nil
+}
+
+var tableHeader = regexp.MustCompile(`(?m)^[ \t]*\[`)
+
+// set replaces the line of a top-level key, but for a comment at its end, or adds
+// one before the first table.
+func set(text, key, value string) string {
+	line := key + " = " + value
+	top, tables := text, ""
+	if at := tableHeader.FindStringIndex(text); at != nil {
+		top, tables = text[:at[0]], text[at[0]:]
+	}
+	re := regexp.MustCompile(`(?m)^[ \t]*` + key + `[ \t]*=(?:[ \t]*(?:"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|\[[^\]\n]*\])([ \t]*#.*)|.*)$`)
+	if at := re.FindStringSubmatchIndex(top); at != nil {
+		if at[2] >= 0 {
+			line += top[at[2]:at[3]]
+		}
+		return top[:at[0]] + line + top[at[1]:] + tables
+	}
+	if top != "" && !strings.HasSuffix(top, "\n") {
+		top += "\n"
+	}
+	return top + line + "\n" + tables
+}
