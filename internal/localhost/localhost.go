@@ -3,6 +3,7 @@ package localhost
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -95,10 +96,19 @@ func (h *Host) Open(_ context.Context, path string) (host.File, error) {
 func (h *Host) OpenWrite(_ context.Context, path string) (host.File, error) {
 	if st, err := os.Lstat(path); err == nil && st.Mode().IsRegular() && st.Mode().Perm()&0o200 == 0 {
 		if err := os.Chmod(path, st.Mode().Perm()|0o200); err != nil {
-			return nil, err
+			return nil, explain(err)
 		}
 	}
-	return open(path, os.O_RDWR|os.O_CREATE)
+	f, err := open(path, os.O_RDWR|os.O_CREATE)
+	return f, explain(err)
+}
+
+// explain adds what to do to an error of a user who may not do something.
+func explain(err error) error {
+	if errors.Is(err, fs.ErrPermission) && !privileged() {
+		return fmt.Errorf("%w; %s", err, becomePrivileged)
+	}
+	return err
 }
 
 func open(path string, flags int) (host.File, error) {
@@ -145,10 +155,12 @@ func (f *file) Sync() error {
 }
 
 // Rename implements host.Host.
-func (h *Host) Rename(_ context.Context, from, to string) error { return durable.Replace(from, to) }
+func (h *Host) Rename(_ context.Context, from, to string) error {
+	return explain(durable.Replace(from, to))
+}
 
 // Remove implements host.Host.
-func (h *Host) Remove(_ context.Context, path string) error { return durable.Remove(path) }
+func (h *Host) Remove(_ context.Context, path string) error { return explain(durable.Remove(path)) }
 
 // FreeSpace implements host.Host.
 func (h *Host) FreeSpace(_ context.Context, folder string) (int64, error) {
@@ -157,5 +169,6 @@ func (h *Host) FreeSpace(_ context.Context, folder string) (int64, error) {
 
 // Lock implements host.Host.
 func (h *Host) Lock(ctx context.Context, path string) (unlock func(), err error) {
-	return durable.Lock(ctx, path)
+	unlock, err = durable.Lock(ctx, path)
+	return unlock, explain(err)
 }

@@ -21,13 +21,17 @@ import (
 
 const foldsCase = false
 
+const becomePrivileged = "run prestage as root"
+
+func privileged() bool { return os.Geteuid() == 0 }
+
 func syncFile(f *os.File) error { return f.Sync() }
 
 // MakeFolder implements host.Host.
 func (h *Host) MakeFolder(ctx context.Context, path string, rights acl.List) error {
 	err := os.Mkdir(path, 0o700) // nobody gets in before the rights are right
 	if err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
+		return explain(err)
 	}
 	if deviations, err := h.CheckFolder(ctx, path, rights); err != nil || len(deviations) == 0 {
 		return err
@@ -130,10 +134,10 @@ func setRights(path string, mode fs.FileMode) error {
 	}
 	if uid := owner(st); uid != 0 && uid != os.Geteuid() {
 		if err := os.Lchown(path, os.Geteuid(), os.Getegid()); err != nil {
-			return fmt.Errorf("%w; run prestage as root", err)
+			return explain(err)
 		}
 	}
-	return os.Chmod(path, mode)
+	return explain(os.Chmod(path, mode))
 }
 
 func openNoFollow(path string, flags int) (*os.File, error) {

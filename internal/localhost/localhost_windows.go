@@ -15,19 +15,24 @@ import (
 
 const foldsCase = true
 
-// elevated is an error when this program may not set rights: an administrator's
-// programs may, once they were started as such.
-var elevated = sync.OnceValue(func() error {
-	if windows.GetCurrentProcessToken().IsElevated() {
+const becomePrivileged = `start the command prompt with "Run as administrator" and try again`
+
+// privileged reports whether this program may set rights: those of
+// administrators may, once they were started as such.
+var privileged = sync.OnceValue(func() bool { return windows.GetCurrentProcessToken().IsElevated() })
+
+// needPrivilege is an error when this program may not set rights.
+func needPrivilege() error {
+	if privileged() {
 		return nil
 	}
-	return fmt.Errorf(`%w: rights of folders and files can be set by administrators alone; start the command prompt with "Run as administrator" and try again`, fs.ErrPermission)
-})
+	return explain(fmt.Errorf("%w: rights of folders and files are set by administrators alone", fs.ErrPermission))
+}
 
 // MakeFolder implements host.Host. A new folder has its rights from the first
 // moment on.
 func (h *Host) MakeFolder(ctx context.Context, path string, rights acl.List) error {
-	if err := elevated(); err != nil {
+	if err := needPrivilege(); err != nil {
 		return err
 	}
 	want := rights.Folder()
@@ -55,7 +60,7 @@ func (h *Host) CheckFolder(_ context.Context, path string, rights acl.List) ([]s
 
 // Seal implements host.Host.
 func (h *Host) Seal(ctx context.Context, path string, rights acl.List) error {
-	if err := elevated(); err != nil {
+	if err := needPrivilege(); err != nil {
 		return err
 	}
 	st, err := os.Lstat(path)
