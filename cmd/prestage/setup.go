@@ -64,6 +64,9 @@ func folderArgument(arg string) (string, error) {
 	case len(arg) == 2 && filepath.VolumeName(arg) == arg:
 		return "", usageError{fmt.Errorf(`FOLDER %s means the current folder of that drive; write %s\`, arg, arg)}
 	}
+	if runtime.GOOS == "windows" {
+		arg = strings.TrimPrefix(arg, `\\?\`) // long paths need no mark
+	}
 	return absolute(arg), nil
 }
 

@@ -50,9 +50,12 @@ func (a *app) status(ctx context.Context) (*machineStatus, error) {
 	if st.VMSFolder == "" {
 		return m, nil
 	}
-	installed, err := client.NewStore(st.VMSFolder).List()
+	installed, problems := client.NewStore(st.VMSFolder).List()
+	for _, p := range problems {
+		a.meter.Warn("%v", p)
+	}
 	m.Installed = append(m.Installed, installed...)
-	return m, err
+	return m, nil
 }
 
 func showStatus(w io.Writer, st *machineStatus) {

@@ -110,24 +110,21 @@ type InstalledImage struct {
 	Verified time.Time `json:"verified"`
 }
 
-// List returns all installed images, in order. A version whose index cannot be
+// List returns all installed images, in order, and what could not be looked at:
+// users may have private folders in the store. A version whose index cannot be
 // read is listed with no size.
-func (s *Store) List() ([]InstalledImage, error) {
+func (s *Store) List() (list []InstalledImage, problems []error) {
 	entries, err := os.ReadDir(s.dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		problems = append(problems, err)
 	}
-	if err != nil {
-		return nil, err
-	}
-	var list []InstalledImage
 	for _, e := range entries {
 		if !e.IsDir() || ckm.CheckName(e.Name()) != nil {
 			continue
 		}
 		versions, err := s.Versions(e.Name())
 		if err != nil {
-			return nil, err
+			problems = append(problems, err)
 		}
 		for _, v := range versions {
 			i := InstalledImage{Name: e.Name(), Version: v, Dir: s.ImageDir(e.Name(), v)}
@@ -140,7 +137,7 @@ func (s *Store) List() ([]InstalledImage, error) {
 			list = append(list, i)
 		}
 	}
-	return list, nil
+	return list, problems
 }
 
 func (s *Store) head(name string, version uint32) (*ckm.Head, error) {

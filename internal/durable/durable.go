@@ -131,7 +131,8 @@ func Publish(from, to string) error {
 func OpenShared(path string) (*os.File, error) { return openShared(path) }
 
 // Remove removes a file, whether or not it is marked read-only, or an empty
-// folder, durably. On Windows it waits a while for others to close the file.
+// folder, and syncs the folder above. On Windows it waits a while for others to
+// close the file.
 func Remove(path string) error {
 	if err := removeFile(path); err != nil {
 		return err
@@ -178,6 +179,9 @@ const LockWait = 50 * time.Millisecond
 func Lock(ctx context.Context, path string) (unlock func(), err error) {
 	if st, err := os.Lstat(path); err == nil && !st.Mode().IsRegular() {
 		return nil, fmt.Errorf("%q is not a regular file; remove it", path)
+	}
+	if err := createLock(path); err != nil {
+		return nil, fmt.Errorf("locking %q: %w", path, err)
 	}
 	l := flock.New(path)
 	if _, err := l.TryLockContext(ctx, LockWait); err != nil {

@@ -82,14 +82,18 @@ func moveOnce(from, to string, flags uint32) error {
 		return err
 	}
 	replace := flags&windows.MOVEFILE_REPLACE_EXISTING != 0
-	if replace && filepath.IsAbs(to) && renamePOSIX(f, t) == nil {
+	if replace && filepath.IsAbs(to) && renamePOSIX(f, to) == nil {
 		return nil
 	}
 	err = windows.MoveFileEx(f, t, flags|windows.MOVEFILE_WRITE_THROUGH)
 	if !replace || !errors.Is(err, windows.ERROR_ACCESS_DENIED) {
 		return err
 	}
-	// A file marked read-only is not replaced.
+	// That is the answer for a file that somebody has open, and for one that
+	// is marked read-only.
+	if isOpen(t) {
+		return windows.ERROR_SHARING_VIOLATION
+	}
 	attr, statErr := windows.GetFileAttributes(t)
 	if statErr != nil || attr&windows.FILE_ATTRIBUTE_READONLY == 0 || attr&windows.FILE_ATTRIBUTE_DIRECTORY != 0 {
 		return err
@@ -103,6 +107,15 @@ func moveOnce(from, to string, flags uint32) error {
 	return err
 }
 
+// isOpen reports whether somebody has a file open: then it cannot be had alone.
+func isOpen(path *uint16) bool {
+	h, err := windows.CreateFile(path, windows.GENERIC_READ, 0, nil, windows.OPEN_EXISTING, windows.FILE_FLAG_OPEN_REPARSE_POINT|windows.FILE_FLAG_BACKUP_SEMANTICS, 0)
+	if err == nil {
+		windows.CloseHandle(h)
+	}
+	return errors.Is(err, windows.ERROR_SHARING_VIOLATION)
+}
+
 // What FILE_RENAME_INFORMATION's flags mean (ntifs.h).
 const (
 	renameReplace         = 0x1
@@ -113,30 +126,25 @@ const (
 // renamePOSIX replaces a file that others have open, if they let it be deleted,
 // or that is marked read-only: they keep what they have open. Windows 10 1809
 // and later can do it, on NTFS.
-func renamePOSIX(from, to *uint16) error {
+func renamePOSIX(from *uint16, to string) error {
 	h, err := windows.CreateFile(from, windows.DELETE|windows.SYNCHRONIZE|windows.FILE_READ_ATTRIBUTES, shareAll, nil, windows.OPEN_EXISTING,
 		windows.FILE_FLAG_OPEN_REPARSE_POINT|windows.FILE_FLAG_BACKUP_SEMANTICS|windows.FILE_FLAG_WRITE_THROUGH, 0)
 	if err != nil {
 		return err
 	}
 	defer windows.CloseHandle(h)
-	name := unsafe.Slice(to, windowsLen(to))
+	name, err := windows.UTF16FromString(to)
+	if err != nil {
+		return err
+	}
 	// struct FILE_RENAME_INFORMATION: Flags, RootDirectory, FileNameLength in
 	// bytes, FileName.
 	const head = 2*unsafe.Sizeof(uintptr(0)) + 4
-	buf := make([]byte, int(head)+2*len(name)+2)
+	buf := make([]byte, int(head)+2*len(name))
 	*(*uint32)(unsafe.Pointer(&buf[0])) = renameReplace | renamePOSIXSemantics | renameIgnoresReadOnly
-	*(*uint32)(unsafe.Pointer(&buf[2*unsafe.Sizeof(uintptr(0))])) = uint32(2 * len(name))
+	*(*uint32)(unsafe.Pointer(&buf[2*unsafe.Sizeof(uintptr(0))])) = uint32(2 * (len(name) - 1)) // without the zero
 	copy(unsafe.Slice((*uint16)(unsafe.Pointer(&buf[head])), len(name)), name)
 	return windows.SetFileInformationByHandle(h, windows.FileRenameInfoEx, &buf[0], uint32(len(buf)))
-}
-
-// windowsLen returns how many units a text has before its zero.
-func windowsLen(p *uint16) (n int) {
-	for *(*uint16)(unsafe.Add(unsafe.Pointer(p), 2*n)) != 0 {
-		n++
-	}
-	return n
 }
 
 const shareAll = windows.FILE_SHARE_READ | windows.FILE_SHARE_WRITE | windows.FILE_SHARE_DELETE
@@ -157,15 +165,28 @@ func openShared(path string) (*os.File, error) {
 
 // removeFile removes a file, marked read-only or not, when nobody holds it.
 func removeFile(path string) error {
-	if st, err := os.Lstat(path); err == nil && st.IsDir() {
+	st, err := os.Lstat(path)
+	if err == nil && st.IsDir() {
 		return os.Remove(path) // one that is not empty stays so
 	}
-	return whileHeld(func() error { return os.Remove(path) })
+	removeErr := whileHeld(func() error { return os.Remove(path) })
+	if removeErr != nil && err == nil && st.Mode().IsRegular() && st.Mode().Perm()&0o200 == 0 {
+		os.Chmod(path, st.Mode()) // it stays, and as it was
+	}
+	return removeErr
 }
 
-// removeTree, unlike os.RemoveAll, waits for files that others hold, and needs
-// no more of the file system than that it can remove a file.
+// removeTree is os.RemoveAll, which nobody can lead astray by links, and waits
+// for files that others hold.
 func removeTree(path string) error {
+	err := whileHeld(func() error { return os.RemoveAll(path) })
+	if errors.Is(err, windows.ERROR_INVALID_FUNCTION) {
+		return removeByPath(path) // Wine 8 cannot remove by handle
+	}
+	return err
+}
+
+func removeByPath(path string) error {
 	st, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -174,19 +195,40 @@ func removeTree(path string) error {
 		var entries []os.DirEntry
 		entries, err = os.ReadDir(path)
 		for _, e := range entries {
-			err = errors.Join(err, removeTree(filepath.Join(path, e.Name())))
+			err = errors.Join(err, removeByPath(filepath.Join(path, e.Name())))
 		}
 	}
 	if err != nil {
 		return err
 	}
-	if err := removeFile(path); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
+	return removeFile(path)
 }
 
-// syncDir has nothing to do: every move was written through.
+// createLock makes a lock file that its owner and administrators alone can open:
+// whoever can open a file can lock it, for ever.
+func createLock(path string) error {
+	sd, err := windows.SecurityDescriptorFromString("D:P(A;;FA;;;OW)(A;;FA;;;SY)(A;;FA;;;BA)")
+	if err != nil {
+		return err
+	}
+	p, err := windows.UTF16PtrFromString(path)
+	if err != nil {
+		return err
+	}
+	sa := &windows.SecurityAttributes{SecurityDescriptor: sd}
+	sa.Length = uint32(unsafe.Sizeof(*sa))
+	h, err := windows.CreateFile(p, windows.GENERIC_READ|windows.GENERIC_WRITE, shareAll, sa, windows.CREATE_NEW, windows.FILE_ATTRIBUTE_NORMAL, 0)
+	if errors.Is(err, windows.ERROR_FILE_EXISTS) || errors.Is(err, windows.ERROR_ALREADY_EXISTS) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return windows.CloseHandle(h)
+}
+
+// syncDir has nothing to do: moves are written through, and what else happens in
+// a folder reaches the disk in its order.
 func syncDir(string) error { return nil }
 
 func isDiskFull(err error) bool {

@@ -103,6 +103,32 @@ func (h *Host) OpenWrite(_ context.Context, path string) (host.File, error) {
 	return f, explain(err)
 }
 
+func describe(m fs.FileMode) string {
+	switch {
+	case m.IsRegular():
+		return "a file"
+	case m.IsDir():
+		return "a folder"
+	case m&fs.ModeSymlink != 0:
+		return "a symbolic link"
+	}
+	return otherKind
+}
+
+// lookFor describes what is at a path, which must be a folder, or else a file.
+func lookFor(path string, folder bool) (fs.FileInfo, error) {
+	st, err := os.Lstat(path)
+	switch {
+	case err != nil:
+		return nil, err
+	case folder && !st.IsDir():
+		return nil, fmt.Errorf("%q is not a folder but %s; move it away", path, describe(st.Mode()))
+	case !folder && !st.Mode().IsRegular():
+		return nil, fmt.Errorf("%q is not a file but %s", path, describe(st.Mode()))
+	}
+	return st, nil
+}
+
 // explain adds what to do to an error of a user who may not do something.
 func explain(err error) error {
 	if errors.Is(err, fs.ErrPermission) && !privileged() {
@@ -120,12 +146,13 @@ func open(path string, flags int) (host.File, error) {
 		f.Close()
 		return nil, fmt.Errorf("%q is not a regular file", path)
 	}
-	return &file{f, durable.NewFlusher(f)}, nil
+	return &file{f, durable.NewFlusher(f), flags&os.O_RDWR != 0}, nil
 }
 
 type file struct {
 	*os.File
 	flusher *durable.Flusher
+	writes  bool
 }
 
 func (f *file) WriteAt(p []byte, off int64) (int, error) {
@@ -148,10 +175,10 @@ func (f *file) Size() (int64, error) {
 }
 
 func (f *file) Sync() error {
-	if err := syncFile(f.File); err != nil {
+	if err := syncFile(f); err != nil {
 		return err
 	}
-	return dropCache(f.File)
+	return dropCache(f)
 }
 
 // Rename implements host.Host.

@@ -14,7 +14,7 @@ func owner(st fs.FileInfo) int { return int(st.Sys().(*syscall.Stat_t).Uid) }
 
 // dropCache asks that reads come from the disk. It is a wish: a file system
 // may ignore it, and memory that somebody uses stays.
-func dropCache(f *os.File) error {
+func dropCache(f *file) error {
 	err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
 		return nil

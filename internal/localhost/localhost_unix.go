@@ -25,7 +25,9 @@ const becomePrivileged = "run prestage as root"
 
 func privileged() bool { return os.Geteuid() == 0 }
 
-func syncFile(f *os.File) error { return f.Sync() }
+const otherKind = "a special file"
+
+func syncFile(f *file) error { return f.File.Sync() }
 
 // MakeFolder implements host.Host.
 func (h *Host) MakeFolder(ctx context.Context, path string, rights acl.List) error {
@@ -44,24 +46,17 @@ func (h *Host) MakeFolder(ctx context.Context, path string, rights acl.List) err
 
 // CheckFolder implements host.Host.
 func (h *Host) CheckFolder(_ context.Context, path string, rights acl.List) ([]string, error) {
-	st, err := os.Lstat(path)
+	st, err := lookFor(path, true)
 	if err != nil {
 		return nil, err
-	}
-	if !st.IsDir() {
-		return nil, fmt.Errorf("%q is not a folder but %s; move it away", path, describe(st.Mode()))
 	}
 	return deviations(path, st, rights.FolderMode()), nil
 }
 
 // Seal implements host.Host.
 func (h *Host) Seal(_ context.Context, path string, rights acl.List) error {
-	st, err := os.Lstat(path)
-	if err != nil {
+	if _, err := lookFor(path, false); err != nil {
 		return err
-	}
-	if !st.Mode().IsRegular() {
-		return fmt.Errorf("%q is not a file but %s", path, describe(st.Mode()))
 	}
 	return setRights(path, rights.SealedMode())
 }
@@ -76,18 +71,6 @@ func (h *Host) CheckSealed(_ context.Context, path string, rights acl.List) ([]s
 		return []string{"it is not a file but " + describe(st.Mode())}, nil
 	}
 	return deviations(path, st, rights.SealedMode()), nil
-}
-
-func describe(m fs.FileMode) string {
-	switch {
-	case m.IsRegular():
-		return "a file"
-	case m.IsDir():
-		return "a folder"
-	case m&fs.ModeSymlink != 0:
-		return "a symbolic link"
-	}
-	return "a special file"
 }
 
 // aclAttributes hold the access rights that come on top of a file's mode.

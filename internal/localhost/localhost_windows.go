@@ -15,6 +15,8 @@ import (
 
 const foldsCase = true
 
+const otherKind = "a junction or another reparse point"
+
 const becomePrivileged = `start the command prompt with "Run as administrator" and try again`
 
 // privileged reports whether this program may set rights: those of
@@ -43,17 +45,18 @@ func (h *Host) MakeFolder(ctx context.Context, path string, rights acl.List) err
 	if deviations, err := h.CheckFolder(ctx, path, rights); err != nil || len(deviations) == 0 {
 		return err
 	}
+	// Other rights do not reach who has a folder open already. So one that
+	// somebody else has made is made anew, if there is nothing in it.
+	if isForeign(path) && os.Remove(path) == nil {
+		return createFolder(path, want)
+	}
 	return setSecurity(path, want)
 }
 
 // CheckFolder implements host.Host.
 func (h *Host) CheckFolder(_ context.Context, path string, rights acl.List) ([]string, error) {
-	st, err := os.Lstat(path)
-	if err != nil {
+	if _, err := lookFor(path, true); err != nil {
 		return nil, err
-	}
-	if !st.IsDir() {
-		return nil, fmt.Errorf("%q is not a folder but %s; move it away", path, describe(st.Mode()))
 	}
 	return deviations(path, rights.Folder())
 }
@@ -63,12 +66,8 @@ func (h *Host) Seal(ctx context.Context, path string, rights acl.List) error {
 	if err := needPrivilege(); err != nil {
 		return err
 	}
-	st, err := os.Lstat(path)
-	if err != nil {
+	if _, err := lookFor(path, false); err != nil {
 		return err
-	}
-	if !st.Mode().IsRegular() {
-		return fmt.Errorf("%q is not a file but %s", path, describe(st.Mode()))
 	}
 	if dev, err := deviations(path, rights.File()); err != nil || len(dev) > 0 {
 		if err := setSecurity(path, rights.File()); err != nil {
@@ -107,18 +106,6 @@ func (h *Host) CheckSealed(_ context.Context, path string, rights acl.List) ([]s
 		dev = append(dev, "it is not marked read-only")
 	}
 	return dev, err
-}
-
-func describe(m fs.FileMode) string {
-	switch {
-	case m.IsRegular():
-		return "a file"
-	case m.IsDir():
-		return "a folder"
-	case m&fs.ModeSymlink != 0:
-		return "a symbolic link"
-	}
-	return "a junction or another reparse point"
 }
 
 // InUse implements host.Host: a file that nobody has open can be opened by us
@@ -178,19 +165,44 @@ func openHandle(path string, access, share, flags uint32) (windows.Handle, error
 
 // syncFile has nothing to do for a file that is open for reading alone: its
 // buffers cannot be flushed, and dropCache brings them to the disk.
-func syncFile(f *os.File) error {
-	if err := f.Sync(); err != nil && !errors.Is(err, windows.ERROR_ACCESS_DENIED) {
+func syncFile(f *file) error {
+	if !f.writes {
+		return nil
+	}
+	return f.File.Sync()
+}
+
+// dropCache asks that reads come from the disk. Windows writes out and forgets
+// what it has of a file in memory when the last that uses it so is closed while
+// the file is open without buffering; so that is what is done to a file that was
+// opened for reading. As long as others have it open, it remains a wish.
+func dropCache(f *file) error {
+	if f.writes {
+		return nil
+	}
+	h, err := openHandle(f.Name(), windows.GENERIC_READ, shareAll, windows.FILE_FLAG_NO_BUFFERING)
+	if err != nil {
+		return nil // a file system without such opening
+	}
+	defer windows.CloseHandle(h)
+	before, err := f.Stat()
+	if err != nil {
 		return err
+	}
+	again, err := openAgain(f.File)
+	if err != nil {
+		return err
+	}
+	f.File = again
+	if after, err := f.Stat(); err != nil || !os.SameFile(before, after) {
+		return fmt.Errorf("%q was replaced while it was read; try again", f.Name())
 	}
 	return nil
 }
 
-// dropCache asks that reads come from the disk: opening a file without buffering
-// makes Windows write out and forget what it has of it in memory. It is a wish:
-// a file system may have no such opening.
-func dropCache(f *os.File) error {
-	if h, err := openHandle(f.Name(), windows.GENERIC_READ, shareAll, windows.FILE_FLAG_NO_BUFFERING); err == nil {
-		return windows.CloseHandle(h)
+func openAgain(f *os.File) (*os.File, error) {
+	if err := f.Close(); err != nil {
+		return nil, err
 	}
-	return nil
+	return openNoFollow(f.Name(), os.O_RDONLY)
 }

@@ -51,11 +51,12 @@ func setSecurity(path string, d acl.Descriptor) error {
 	if err != nil {
 		return &fs.PathError{Op: "reading the rights of", Path: path, Err: err}
 	}
-	err = windows.SetKernelObjectSecurity(h, windows.DACL_SECURITY_INFORMATION|windows.PROTECTED_DACL_SECURITY_INFORMATION, pointer(d))
-	if err == nil && now.Owner != d.Owner && now.Owner != acl.System {
-		err = windows.SetKernelObjectSecurity(h, windows.OWNER_SECURITY_INFORMATION, pointer(d))
+	// At once: an owner may change the DACL at any moment.
+	var what windows.SECURITY_INFORMATION = windows.DACL_SECURITY_INFORMATION | windows.PROTECTED_DACL_SECURITY_INFORMATION
+	if now.Owner != d.Owner && now.Owner != acl.System {
+		what |= windows.OWNER_SECURITY_INFORMATION
 	}
-	if err != nil {
+	if err := windows.SetKernelObjectSecurity(h, what, pointer(d)); err != nil {
 		return &fs.PathError{Op: "setting the rights of", Path: path, Err: err}
 	}
 	return remember(h, d)
@@ -63,6 +64,7 @@ func setSecurity(path string, d acl.Descriptor) error {
 
 // deviations tells how the security of a file or folder deviates from want.
 func deviations(path string, want acl.Descriptor) ([]string, error) {
+	usePrivileges()
 	h, err := openHandle(path, windows.READ_CONTROL, shareAll, 0)
 	if err != nil {
 		return nil, err
@@ -73,6 +75,19 @@ func deviations(path string, want acl.Descriptor) ([]string, error) {
 		return nil, &fs.PathError{Op: "reading the rights of", Path: path, Err: err}
 	}
 	return want.Deviations(got), nil
+}
+
+// isForeign reports whether a file or folder belongs to somebody who is neither
+// an administrator nor this user.
+func isForeign(path string) bool {
+	h, err := openHandle(path, windows.READ_CONTROL, shareAll, 0)
+	if err != nil {
+		return false
+	}
+	defer windows.CloseHandle(h)
+	d, err := security(h)
+	user, userErr := windows.GetCurrentProcessToken().GetTokenUser()
+	return err == nil && userErr == nil && d.Owner != acl.Administrators && d.Owner != acl.System && string(d.Owner) != user.User.Sid.String()
 }
 
 // security returns what the system keeps of an open file's or folder's security.
@@ -88,8 +103,8 @@ func security(h windows.Handle) (acl.Descriptor, error) {
 	return d, nil
 }
 
-// usePrivileges lets this program mend files and folders whose DACL shuts
-// administrators out, or that somebody else owns. Administrators have these
+// usePrivileges lets this program read and mend files and folders whose DACL
+// shuts administrators out, or that somebody else owns. Administrators have these
 // privileges; without them the system says what may not be done.
 var usePrivileges = sync.OnceFunc(func() {
 	var token windows.Token

@@ -99,14 +99,7 @@ func (p *push) run(ctx context.Context) (err error) {
 		}
 	}
 	if !whole {
-		if !sameIndex {
-			// Another package has this name: its INDEX must not be seen
-			// beside our CKM.
-			if err := p.h.Remove(ctx, index); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
-		}
-		if err := p.h.Rename(ctx, p.partial(ckm.DataName(name, version)), data); err != nil {
+		if err := p.replaceData(ctx, data, index, sameIndex); err != nil {
 			return err
 		}
 	}
@@ -133,10 +126,39 @@ func (p *push) run(ctx context.Context) (err error) {
 	return p.tidy(ctx)
 }
 
+// replaceData puts the CKM in its place. When another package has this name, its
+// INDEX must not be seen beside our CKM: it is put aside, and back again if its
+// own CKM cannot be replaced, so that the package stays.
+func (p *push) replaceData(ctx context.Context, data, index string, sameIndex bool) error {
+	old := p.replaced()
+	if !sameIndex {
+		if err := p.h.Rename(ctx, index, old); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	partial := p.partial(ckm.DataName(p.x.Name, p.x.Version))
+	err := p.h.Rename(ctx, partial, data)
+	if err == nil || sameIndex {
+		return err
+	}
+	// An act that is reported as failed may have been done all the same.
+	if _, statErr := p.h.Stat(context.WithoutCancel(ctx), partial); statErr == nil {
+		if backErr := p.h.Rename(context.WithoutCancel(ctx), old, index); backErr != nil && !errors.Is(backErr, fs.ErrNotExist) {
+			err = errors.Join(err, backErr)
+		}
+	}
+	return err
+}
+
+// replaced is where the INDEX of a package that is being replaced lies.
+func (p *push) replaced() string {
+	return p.h.Join(p.aside, ckm.IndexName(p.x.Name, p.x.Version)+".replaced")
+}
+
 // tidy removes what a push of this name has left unfinished.
 func (p *push) tidy(ctx context.Context) error {
-	for _, name := range []string{ckm.DataName(p.x.Name, p.x.Version), ckm.IndexName(p.x.Name, p.x.Version)} {
-		if err := p.h.Remove(ctx, p.partial(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	for _, path := range []string{p.partial(ckm.DataName(p.x.Name, p.x.Version)), p.partial(ckm.IndexName(p.x.Name, p.x.Version)), p.replaced()} {
+		if err := p.h.Remove(ctx, path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}

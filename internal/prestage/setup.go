@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 
 	"prestage/ckm"
 	"prestage/internal/acl"
@@ -76,7 +77,8 @@ func (f folders) setup(ctx context.Context) (*Location, error) {
 		if err := f.h.Seal(ctx, f.file(st.Name), acl.Prestaged); err != nil {
 			return nil, err
 		}
-		changes = append(changes, "sealed "+st.Name)
+		// Whose it was matters: who has put it there may not be who should.
+		changes = append(changes, fmt.Sprintf("sealed %s: %s", st.Name, strings.Join(dev, "; ")))
 	}
 	return &Location{f.images, f.staged, changes}, nil
 }

@@ -40,6 +40,10 @@ func (f file) parse(text string) (s Settings, err error) {
 	if _, err := toml.Decode(text, &s); err != nil {
 		return s, fmt.Errorf("settings file %s: %w", f, err)
 	}
+	if err := checkProfile(s.ACLProfile); err != nil {
+		s.ACLProfile = ""
+		return s, f.bad("ACLProfile", "acl_profile", err)
+	}
 	for _, p := range []struct {
 		name, key string
 		value     *string
@@ -52,9 +56,6 @@ func (f file) parse(text string) (s Settings, err error) {
 			*p.value = ""
 			return s, err
 		}
-	}
-	if err := checkProfile(s.ACLProfile); err != nil {
-		return s, f.bad("ACLProfile", "acl_profile", err)
 	}
 	return s, nil
 }

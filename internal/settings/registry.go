@@ -173,6 +173,19 @@ func (r registry) Load() (s Settings, err error) {
 
 // Save implements Keeper.
 func (r registry) Save(s Settings) error {
+	for _, p := range []*string{&s.PrestagedImagesPath, &s.VMSFolder} {
+		if *p == "" {
+			continue
+		}
+		clean, err := cleanPath(*p, regSZ)
+		if err != nil {
+			return fmt.Errorf("the path %w", err)
+		}
+		*p = clean
+	}
+	if err := checkProfile(s.ACLProfile); err != nil {
+		return fmt.Errorf("the ACL profile %w", err)
+	}
 	for name, text := range map[string]string{pathName: s.PrestagedImagesPath, storeName: s.VMSFolder, profileName: s.ACLProfile} {
 		if text == "" {
 			continue
@@ -326,6 +339,9 @@ func serverURL(address string, port uint64, ssl bool) (string, error) {
 	if _, err := cleanPath(address, regSZ); err == nil || strings.Contains(address, "://") {
 		return address, nil
 	}
+	if strings.Count(address, ":") == 1 {
+		return "", fmt.Errorf("is %q and must be the name or address of a server without a port, which is a value of its own", address)
+	}
 	host := address
 	if strings.Count(address, ":") > 1 { // IPv6
 		host = "[" + strings.Trim(address, "[]") + "]"
@@ -338,7 +354,7 @@ func serverURL(address string, port uint64, ssl bool) (string, error) {
 		u.Host = fmt.Sprintf("%s:%d", host, port)
 	}
 	if again, err := url.Parse(u.String()); err != nil || again.Host != u.Host || again.Path != serverPath ||
-		strings.ContainsAny(address, " \t\"'\\") || port == 0 && again.Port() != "" {
+		strings.ContainsAny(address, " \t\"'\\") {
 		return "", fmt.Errorf("is %q and must be the name or address of a server, or a URL", address)
 	}
 	return u.String(), nil

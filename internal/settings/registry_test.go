@@ -203,7 +203,7 @@ func TestBadRegistryValues(t *testing.T) {
 		"port in words":   {portName, regSZ, utf16z("http"), "must be a number"},
 		"ssl":             {sslName, regDWord, []byte{2, 0, 0, 0}, "1 (https) or 0 (http)"},
 		"server":          {addressName, regSZ, utf16z("medv 01"), "name or address of a server"},
-		"server and port": {addressName, regSZ, utf16z("medv01:80"), "name or address of a server"},
+		"server and port": {addressName, regSZ, utf16z("medv01:80"), "without a port"},
 		"profile":         {profileName, regSZ, utf16z("lax"), `"recommended" or "strict"`},
 	} {
 		m := newMemory()
@@ -238,6 +238,8 @@ func TestSpellingsOfPaths(t *testing.T) {
 		`//server/share`:                         `\\server\share`,
 		`\\?\C:\MED-V Images`:                    `C:\MED-V Images`,
 		`\\?\UNC\server\share\MED-V Images`:      `\\server\share\MED-V Images`,
+		`\\?\unc\server\share\MED-V Images`:      `\\server\share\MED-V Images`,
+		`D:\100% sure`:                           `D:\100% sure`,
 		`C:\` + strings.Repeat(`long name\`, 40): `C:\` + strings.TrimSuffix(strings.Repeat(`long name\`, 40), `\`),
 	} {
 		if got, err := cleanPath(s, regSZ); err != nil || got != want {

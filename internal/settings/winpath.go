@@ -1,10 +1,13 @@
 package settings
 
 import (
-	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 )
+
+// variable is how an environment variable is written.
+var variable = regexp.MustCompile(`%[^%\\]+%`)
 
 // cleanPath returns an absolute Windows path in its usual spelling: with
 // backslashes, and none at the end. What cannot be meant is an error that
@@ -14,21 +17,22 @@ func cleanPath(s string, kind uint32) (string, error) {
 		return "", fmt.Errorf("is %q %w", s, fmt.Errorf(format, args...))
 	}
 	p := strings.ReplaceAll(s, "/", `\`)
-	if rest, ok := strings.CutPrefix(p, `\\?\UNC\`); ok {
-		p = `\\` + rest
-	} else {
-		p = strings.TrimPrefix(p, `\\?\`)
+	if rest, ok := strings.CutPrefix(p, `\\?\`); ok {
+		p = rest
+		if len(rest) > 4 && strings.EqualFold(rest[:4], `UNC\`) {
+			p = `\\` + rest[4:]
+		}
 	}
 	var root string
 	switch {
 	case strings.ContainsRune(p, '"'):
 		return fail("and must not hold quotation marks")
-	case strings.Contains(p, "%") && kind == regSZ:
-		return fail("and holds a %% sign: variables count in values of type REG_EXPAND_SZ alone")
+	case kind == regSZ && variable.MatchString(p):
+		return fail("and holds a variable, which counts in values of type REG_EXPAND_SZ alone")
 	case strings.HasPrefix(p, `\\`):
 		server, rest, _ := strings.Cut(p[2:], `\`)
 		share, rest, _ := strings.Cut(rest, `\`)
-		if server == "" || share == "" || server == "." {
+		if server == "" || share == "" || strings.Trim(server+share, ".") == "" || strings.ContainsAny(server+share, `<>|*?:`) || server == "." || share == ".." {
 			return fail(`and must name a server and a share, as in \\server\share`)
 		}
 		root, p = `\\`+server+`\`+share+`\`, rest
@@ -50,7 +54,7 @@ func cleanPath(s string, kind uint32) (string, error) {
 		switch e {
 		case "", ".":
 		case "..":
-			return "", errors.New("must not hold .. elements")
+			return fail("and must not hold .. elements")
 		default:
 			parts = append(parts, e)
 		}
