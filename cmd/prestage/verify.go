@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"prestage/internal/assemble"
+	"prestage/internal/bundle"
 	"prestage/internal/prestage"
 	"prestage/internal/verify"
 )
@@ -18,15 +19,24 @@ func (a *app) verifyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify PATH|IMAGE ...",
 		Short: "Check packages and installed images, and name all damage",
-		Long: `PATH is a file of a package, a folder of packages, a pre-stage folder, or the
-folder of an installed image; IMAGE stands for every copy on this machine. An
-installed image that was used has been changed by its user, and verify says so.
+		Long: `PATH is a file of a package, a folder of packages, a pre-stage folder, the folder
+of an installed image, or a deployment package; IMAGE stands for every copy on
+this machine. An installed image that was used has been changed by its user, and
+verify says so.
 
 The exit code is 3 when anything is damaged.`,
 		Args: atLeast(1, "a PATH or an IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			results := []verified{}
 			err := each(cmd.Context(), a, args, func(arg string) error {
+				if bundle.Is(arg) {
+					v, err := a.verifyBundle(cmd.Context(), arg)
+					if err != nil {
+						return fmt.Errorf("%s: %w", arg, err)
+					}
+					results = append(results, *v)
+					return nil
+				}
 				targets, err := a.targets(cmd.Context(), arg, images)
 				if err != nil {
 					return err
@@ -61,7 +71,7 @@ type verified struct {
 	Name    string           `json:"name"`
 	Version uint32           `json:"version"`
 	Where   string           `json:"where"`
-	Kind    string           `json:"kind"` // package, staged, installed
+	Kind    string           `json:"kind"` // package, staged, installed, bundle
 	OK      bool             `json:"ok"`
 	Faults  []assemble.Fault `json:"faults"`
 
@@ -89,6 +99,19 @@ func (a *app) verify(ctx context.Context, t target) (*verified, error) {
 	return v, err
 }
 
+// verifyBundle checks a deployment package, which has no name and no version.
+func (a *app) verifyBundle(ctx context.Context, dir string) (*verified, error) {
+	faults, err := bundle.Verify(ctx, dir, a.meter)
+	if err != nil {
+		return nil, err
+	}
+	v := &verified{Where: dir, Kind: "bundle", OK: len(faults) == 0, Faults: faults, what: "deployment package " + dir}
+	if v.Faults == nil {
+		v.Faults = []assemble.Fault{}
+	}
+	return v, nil
+}
+
 func verifyInstalled(ctx context.Context, a *app, t target) ([]assemble.Fault, error) {
 	x, err := t.store.Index(t.name, t.version)
 	if err != nil {
@@ -113,6 +136,8 @@ func showVerified(w io.Writer, results []verified, damagedOnly bool) {
 		switch {
 		case v.Kind == "installed":
 			fmt.Fprintf(w, "  An image that was used is changed by that. \"prestage repair\" makes it what was packed; changes are lost.\n")
+		case v.Kind == "bundle":
+			fmt.Fprintf(w, "  Install nothing from it. Copy it again, or make it anew with \"prestage bundle\".\n")
 		default:
 			fmt.Fprintf(w, "  \"prestage repair\" mends it from another copy (--from).\n")
 		}
