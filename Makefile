@@ -72,9 +72,14 @@ bench: build ## measure against the budgets, side by side with other tools
 	bash bench/run.sh
 
 .PHONY: dist
-dist: notices-check ## release archives and SHA256SUMS into ./dist, reproducible
+dist: notices-check ## archives, Client.MSI, .deb, .rpm and SHA256SUMS into ./dist, reproducible
 	rm -rf dist
-	$(GORUN) ./scripts/dist -version '$(VERSION)' -out dist $(TARGETS)
+	$(GORUN) ./scripts/dist -version '$(VERSION)' -out dist $(sort $(TARGETS) windows/386)
+
+.PHONY: msi
+msi: ## only Client.MSI for x64, with its program, into ./dist
+	rm -rf dist
+	$(GORUN) ./scripts/dist -version '$(VERSION)' -out dist windows/amd64
 
 .PHONY: notices
 notices: ## write THIRD_PARTY_NOTICES.md from the modules we link

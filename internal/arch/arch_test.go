@@ -35,16 +35,22 @@ var allowed = map[string][]string{
 	// The procedure knows hosts by their interface alone, never an adapter.
 	"internal/prestage": {"ckm", "internal/acl", "internal/assemble", "internal/durable", "internal/host",
 		"internal/progress", "internal/repo", "internal/settings", "internal/verify"},
+	"internal/bundle": {"ckm", "internal/assemble", "internal/durable", "internal/prestage", "internal/progress", "internal/repo", "internal/settings"},
 	"internal/client": {"ckm", "internal/assemble", "internal/durable", "internal/progress", "internal/repo"},
-	"cmd/prestage": {"ckm", "internal/assemble", "internal/client", "internal/disk", "internal/localhost", "internal/pack",
-		"internal/prestage", "internal/repo", "internal/settings", "internal/verify"},
+	"internal/agent": {"ckm", "internal/client", "internal/durable", "internal/host", "internal/prestage", "internal/progress",
+		"internal/repo", "internal/settings"},
+	"internal/service": {"internal/durable"},
+	"cmd/prestage": {"ckm", "internal/acl", "internal/agent", "internal/assemble", "internal/bundle", "internal/client", "internal/disk", "internal/localhost", "internal/pack",
+		"internal/prestage", "internal/repo", "internal/service", "internal/settings", "internal/verify"},
 
 	"internal/host/hosttest": {"internal/acl", "internal/host", "internal/settings"},
 	"internal/testenv":       {},
+	"internal/winetest":      {"internal/testenv"},
 	"internal/crashtest":     {},
 	"internal/arch":          {},
 	"bench":                  {},
-	"scripts/dist":           {},
+	"installer":              {"internal/acl", "internal/service"},
+	"scripts/dist":           {"installer"},
 	"scripts/notices":        {},
 }
 

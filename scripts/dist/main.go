@@ -1,8 +1,13 @@
 // Command dist builds the release files of prestage: for each platform the
-// binary by itself and an archive of it with its licences, and SHA256SUMS over
-// all of them. Run it from the repository's root:
+// binary by itself and an archive of it with its licences; Client.MSI for
+// windows/amd64 (x64) and windows/386 (x86); .deb and .rpm packages for Linux;
+// and SHA256SUMS over all of them. Run it from the repository's root:
 //
 //	go run ./scripts/dist -version 1.2.0 -out dist linux/amd64 windows/amd64
+//
+// Windows programs and MSIs are signed if PRESTAGE_SIGN says how, as in
+// 'osslsigncode sign … -in {in} -out {out}'. A signature has a time, so that
+// only what is not signed comes out the same each time.
 //
 // The same sources, version and Go give the same bytes, whoever builds them and
 // wherever. Files in archives carry the time in SOURCE_DATE_EPOCH (seconds since
@@ -18,6 +23,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"log"
 	"os"
 	"os/exec"
@@ -63,12 +69,18 @@ func run(version, out string, platforms []string) error {
 	} else if len(entries) > 0 {
 		return fmt.Errorf("folder %s is not empty: remove it first", out)
 	}
+	scripts, err := completions()
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(scripts)
+	b := builder{version, out, scripts, modified}
 	for _, platform := range platforms {
 		goos, goarch, ok := strings.Cut(platform, "/")
 		if !ok {
 			return fmt.Errorf("platform %q is not of the form os/arch", platform)
 		}
-		if err := release(version, out, goos, goarch, modified); err != nil {
+		if err := b.release(goos, goarch); err != nil {
 			return fmt.Errorf("%s: %w", platform, err)
 		}
 	}
@@ -92,22 +104,34 @@ func sourceTime() (time.Time, error) {
 	return time.Unix(seconds, 0).UTC(), nil
 }
 
-// release builds the binary for one platform and packs its archive.
-func release(version, out, goos, goarch string, modified time.Time) error {
-	name := fmt.Sprintf("prestage_%s_%s_%s", version, goos, goarch)
+// builder builds for one platform after another.
+type builder struct {
+	version, out string
+	completions  string // the folder of completion scripts, named after their shells
+	modified     time.Time
+}
+
+// release builds the binary for one platform, its archive and its installers.
+func (b builder) release(goos, goarch string) error {
+	name := fmt.Sprintf("prestage_%s_%s_%s", b.version, goos, goarch)
 	exe := ""
 	if goos == "windows" {
 		exe = ".exe"
 	}
-	binary := filepath.Join(out, name+exe)
+	binary := filepath.Join(b.out, name+exe)
 	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false",
-		"-ldflags", "-s -w -buildid= -X main.version="+version, "-o", binary, "./cmd/prestage")
+		"-ldflags", "-s -w -buildid= -X main.version="+b.version, "-o", binary, "./cmd/prestage")
 	// Spell out what the builder's own settings would otherwise decide.
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS="+goos, "GOARCH="+goarch,
-		"GOFLAGS=", "GOEXPERIMENT=", "GOAMD64=v1", "GOARM64=v8.0")
+		"GOFLAGS=", "GOEXPERIMENT=", "GOAMD64=v1", "GOARM64=v8.0", "GO386=sse2")
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("building: %w", err)
+	}
+	if goos == "windows" {
+		if err := finishWindows(binary, b.version); err != nil {
+			return err
+		}
 	}
 
 	files := []file{{name: name + "/prestage" + exe, source: binary, mode: 0o755}}
@@ -118,15 +142,24 @@ func release(version, out, goos, goarch string, modified time.Time) error {
 	if goos == "windows" {
 		write, suffix = writeZip, ".zip"
 	}
-	f, err := os.Create(filepath.Join(out, name+suffix))
+	f, err := os.Create(filepath.Join(b.out, name+suffix))
 	if err != nil {
 		return err
 	}
-	if err := write(f, files, modified); err != nil {
+	if err := write(f, files, b.modified); err != nil {
 		f.Close()
 		return fmt.Errorf("writing %s: %w", f.Name(), err)
 	}
-	return f.Close()
+	if err := f.Close(); err != nil {
+		return err
+	}
+	switch {
+	case goos == "linux":
+		return b.linux(binary, goarch, filepath.Join(b.out, name))
+	case goos == "windows" && msiArch[goarch] != "":
+		return b.msi(binary, msiArch[goarch])
+	}
+	return nil
 }
 
 // A file is one entry of an archive.
@@ -197,19 +230,24 @@ func writeZip(w io.Writer, files []file, modified time.Time) error {
 	return zw.Close()
 }
 
-// writeSums writes SHA256SUMS over the files in folder, as sha256sum -c reads it.
+// writeSums writes SHA256SUMS over the files in folder and those below it, as
+// sha256sum -c reads it.
 func writeSums(folder string) error {
-	entries, err := os.ReadDir(folder) // in order of their names
-	if err != nil {
-		return err
-	}
 	var sums strings.Builder
-	for _, e := range entries {
-		h := sha256.New()
-		if err := (file{source: filepath.Join(folder, e.Name())}).copyTo(h); err != nil {
+	err := filepath.WalkDir(folder, func(path string, d fs.DirEntry, err error) error { // in order of their names
+		if err != nil || d.IsDir() {
 			return err
 		}
-		fmt.Fprintf(&sums, "%x  %s\n", h.Sum(nil), e.Name())
+		h := sha256.New()
+		if err := (file{source: path}).copyTo(h); err != nil {
+			return err
+		}
+		name, err := filepath.Rel(folder, path)
+		fmt.Fprintf(&sums, "%x  %s\n", h.Sum(nil), filepath.ToSlash(name))
+		return err
+	})
+	if err != nil {
+		return err
 	}
 	return os.WriteFile(filepath.Join(folder, "SHA256SUMS"), []byte(sums.String()), 0o644)
 }

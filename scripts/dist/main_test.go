@@ -76,7 +76,10 @@ func TestArchivesAreReproducible(t *testing.T) {
 
 func TestSumsNameEveryFile(t *testing.T) {
 	dir := t.TempDir()
-	for _, name := range []string{"b", "a"} {
+	if err := os.Mkdir(filepath.Join(dir, "x"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"b", "x/c", "a"} {
 		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -89,7 +92,7 @@ func TestSumsNameEveryFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	const empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-	if want := empty + "  a\n" + empty + "  b\n"; string(got) != want {
+	if want := empty + "  a\n" + empty + "  b\n" + empty + "  x/c\n"; string(got) != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
