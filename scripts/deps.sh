@@ -18,6 +18,15 @@ zstd            # zstd -t: a CKM must be a valid zstd file to everybody else
 nginx-light     # a web server that is not ours must serve packages as well as ours
 iproute2        # ip: network namespaces and shaped links between test hosts
 iptables        # cuts a link between test hosts in the middle of a transfer
+wine64          # runs the Windows program, for real, on Linux
+wine            # its command wine, which finds the rest
+wixl            # writes Client.MSI on Linux
+msitools        # msibuild adds what wixl cannot express; msiinfo reads tables back
+osslsigncode    # signs programs and installers, and says whether a signature is right
+openssl         # makes the certificate that the tests sign with
+icoutils        # wrestool: a second opinion on the version resource of prestage.exe
+rpm             # reads the .rpm that we write
+systemd         # a real service manager must take the unit, start and stop it
 gcc             # the race detector links with a C compiler
 libc6-dev       # and with the C library's headers
 make            # this repository's targets

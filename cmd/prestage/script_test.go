@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -18,30 +19,44 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"prestage": main})
+	testscript.Main(cleaned(m), commands)
 }
 
 // TestScript runs testdata/script: the command line's contract, to be read as
 // documentation too.
 func TestScript(t *testing.T) {
-	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
+	testscript.Run(t, scriptParams(t, "testdata/script"))
+}
+
+// scriptParams are what the scripts in dir find.
+func scriptParams(t *testing.T, dir string) testscript.Params {
+	return testscript.Params{
+		Dir: dir,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("PRESTAGE_CONFIG", filepath.Join(env.WorkDir, "prestage.toml"))
 			env.Setenv("SOURCE_DATE_EPOCH", "1780000000")
 			return nil
 		},
-		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits":  exits,
-			"image":  makeImage,
-			"damage": damage,
-			"same":   sameBytes,
-			"mode":   mode,
-			"ext4":   makeExt4(t),
-			"serve":  serve,
-			"fill":   fill,
+		// [wine] is set where the program for Windows is run, in wine_test.go.
+		Condition: func(name string) (bool, error) {
+			if name == "wine" {
+				return false, nil
+			}
+			return false, fmt.Errorf("no condition %q", name)
 		},
-	})
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"exits":    exits,
+			"image":    makeImage,
+			"damage":   damage,
+			"same":     sameBytes,
+			"mode":     mode,
+			"readonly": readOnly,
+			"disturb":  disturb,
+			"ext4":     makeExt4(t),
+			"serve":    serve,
+			"fill":     fill,
+		},
+	}
 }
 
 // exits CODE COMMAND ARG… runs a command that must end with that exit code. Its
@@ -122,6 +137,17 @@ func mode(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
+// readonly FILE checks that a file is marked read-only, on POSIX with the rights
+// that all staged files have.
+func readOnly(ts *testscript.TestScript, _ bool, args []string) {
+	mode(ts, false, []string{args[0], "-r--r--r--"})
+}
+
+// disturb FOLDER gives a folder rights that it must not have.
+func disturb(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(os.Chmod(ts.MkAbs(args[0]), 0o777))
+}
+
 // ext4 FILE DIR MIB makes a file system with what is in DIR.
 func makeExt4(t *testing.T) func(ts *testscript.TestScript, _ bool, args []string) {
 	return func(ts *testscript.TestScript, _ bool, args []string) {
@@ -131,11 +157,16 @@ func makeExt4(t *testing.T) func(ts *testscript.TestScript, _ bool, args []strin
 	}
 }
 
-// serve DIR serves a folder as MEDVImages and sets $URL to it.
+// serve DIR serves a folder as MEDVImages and sets $URL to it, $SERVER_ADDRESS
+// and $SERVER_PORT to what a URL is made of.
 func serve(ts *testscript.TestScript, _ bool, args []string) {
 	s := httptest.NewServer(http.StripPrefix("/MEDVImages/", http.FileServer(http.Dir(ts.MkAbs(args[0])))))
 	ts.Defer(s.Close)
 	ts.Setenv("URL", s.URL+"/MEDVImages/")
+	host, port, err := net.SplitHostPort(s.Listener.Addr().String())
+	ts.Check(err)
+	ts.Setenv("SERVER_ADDRESS", host)
+	ts.Setenv("SERVER_PORT", port)
 }
 
 // fill FILE BYTE COUNT writes COUNT times the same byte.
