@@ -5,7 +5,7 @@
 VERSION ?= $(or $(shell git describe --tags --always --dirty 2>/dev/null | sed 's/^v\([0-9]\)/\1/'),devel)
 
 # What we build for. The notices cover exactly what is linked for these.
-TARGETS ?= windows/amd64 windows/arm64 linux/amd64 linux/arm64 darwin/arm64
+TARGETS ?= windows/amd64 windows/arm64 windows/386 linux/amd64 linux/arm64 darwin/arm64
 
 # How long each fuzz target runs.
 FUZZTIME ?= 10s

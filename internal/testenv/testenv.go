@@ -56,6 +56,15 @@ func NeedLinux(t testing.TB) {
 	}
 }
 
+// NeedTime skips the test when only the quick ones are asked for (go test
+// -short).
+func NeedTime(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("it is not a quick test")
+	}
+}
+
 func skip(t testing.TB, why string) {
 	t.Helper()
 	if os.Getenv(NoSkip) == "1" {

@@ -45,6 +45,7 @@ var bench struct {
 // through testenv.
 func New(t testing.TB) *Prefix {
 	t.Helper()
+	testenv.NeedTime(t)
 	testenv.NeedLinux(t)
 	testenv.Need(t, "wine", "wineserver")
 	bench.Lock()

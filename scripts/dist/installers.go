@@ -56,6 +56,14 @@ func (b builder) msi(exe, arch string) error {
 	if err := installer.Sign(context.Background(), os.Getenv(installer.SignVariable), out); err != nil {
 		return err
 	}
+	// "prestage bundle" looks for the program beside the installer.
+	program, err := os.ReadFile(exe)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "prestage.exe"), program, 0o755)
+	}
+	if err != nil {
+		return err
+	}
 	msi, err := os.ReadFile(out)
 	if err != nil {
 		return err
