@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 
 	"prestage/internal/winetest"
@@ -20,14 +19,11 @@ type machine struct {
 	t *testing.T
 }
 
-var setVersion sync.Once
-
-// newMachine returns the Windows 10 of this test binary, with nothing installed
+// newMachine returns the Windows of this test binary, with nothing installed
 // now nor afterwards.
 func newMachine(t *testing.T) machine {
 	t.Helper()
 	m := machine{winetest.New(t), t}
-	setVersion.Do(func() { m.windows("win10") })
 	m.clean()
 	t.Cleanup(m.clean)
 	return m

@@ -239,15 +239,21 @@ func TestRefused(t *testing.T) {
 	} {
 		m.refused(msi, properties, want)
 	}
-	m.refused(build(t, "1.0.0", "x86"), "", "This is the client for 32-bit Windows")
+	m.refused(build(t, "1.0.0", "x86"), "SKIP_OS_CHECK=1", "This is the client for 32-bit Windows")
 
+	// Wine is let in whatever version it plays. Without its mark, that counts.
+	const mark, name = `HKLM\SOFTWARE\Wine\LicenseInformation`, "Kernel-MUI-Number-Allowed"
+	m.run("reg", "delete", mark, "/v", name, "/f")
+	defer m.run("reg", "add", mark, "/v", name, "/t", "REG_DWORD", "/d", "1000", "/f")
+	m.refused(msi, "", "needs Windows 10")
+	m.must("/i", msi, "SKIP_OS_CHECK=1 START_MEDV=0")
+	m.clean()
+	m.windows("win10")
+	m.must("/i", msi, "START_MEDV=0")
 	m.windows("win7")
-	defer m.windows("win10")
 	for _, view := range []string{"/reg:64", "/reg:32"} { // which Windows 7 does not have
 		m.run("reg", "delete", `HKLM\SOFTWARE\Microsoft\Windows NT\CurrentVersion`, "/v", "CurrentMajorVersionNumber", "/f", view)
 	}
-	m.refused(msi, "", "needs Windows 10")
-	m.must("/i", msi, "SKIP_OS_CHECK=1 START_MEDV=0")
 }
 
 // Rows S3 and S4: what an installation asks of the system for the two folders.

@@ -40,7 +40,7 @@ var publicProperties = []string{
 // properties must be handed from the part that runs as the user to the part that
 // runs as the system.
 var foundProperties = []string{
-	"WIX_DOWNGRADE_DETECTED", "WIX_UPGRADE_DETECTED", "FOUND_WINDOWS10", "FOUND_VMSFOLDER", "FOUND_PRESTAGED", "FOUND_POLICY",
+	"WIX_DOWNGRADE_DETECTED", "WIX_UPGRADE_DETECTED", "FOUND_WINDOWS10", "FOUND_WINE", "FOUND_VMSFOLDER", "FOUND_PRESTAGED", "FOUND_POLICY",
 	"FOUND_LITERAL", "FOUND_PROFILE", "FOUND_INSTALLDIR", "FOUND_SHORTCUT", "FOUND_ADMINTOOLS", "FOUND_START",
 	"KEEP_STORE", "SERVICE_START",
 }
@@ -133,7 +133,8 @@ const removing = `REMOVE="ALL" AND NOT UPGRADINGPRODUCTCODE`
 func launchConditions(arch string) [][]string {
 	rows := [][]string{
 		{`NOT WIX_DOWNGRADE_DETECTED`, "A newer version of prestage is installed. To go back to this one, remove the newer one first."},
-		{`Installed OR SKIP_OS_CHECK="1" OR FOUND_WINDOWS10`,
+		// Wine plays any version of Windows, which says nothing of what it can do.
+		{`Installed OR SKIP_OS_CHECK="1" OR FOUND_WINDOWS10 OR FOUND_WINE`,
 			"prestage needs Windows 10, Windows Server 2016 or later. SKIP_OS_CHECK=1 leaves this check out."},
 		{`REMOVE OR NOT MINIMAL_RAM_REQUIRED OR MINIMAL_RAM_REQUIRED >= 1`,
 			"MINIMAL_RAM_REQUIRED is [MINIMAL_RAM_REQUIRED] and must be a number of megabytes."},
