@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"prestage/internal/testenv"
@@ -43,28 +42,21 @@ func entries(flags, users uint32) []winetest.Entry {
 	}
 }
 
-// requests are all that two runs of the program asked for: one that sets up and
-// pushes with the recommended rights, one with the strict ones.
-type requests struct{ recommended, strict []winetest.SecurityRequest }
-
-var traced = sync.OnceValue(func() *requests { return &requests{} })
-
-var tracing sync.Mutex
-
 const (
 	recommendedDir = `C:\recommended`
 	strictDir      = `D:\strict`
 )
 
+// traced is all that was asked for by two runs of the program: one that set up
+// and pushed with the recommended rights, one with the strict ones.
+var traced struct{ recommended, strict []winetest.SecurityRequest }
+
 // trace makes both runs when it is called first.
-func trace(t *testing.T) (*winetest.Prefix, *requests) {
+func trace(t *testing.T) *winetest.Prefix {
 	t.Helper()
 	p := winetest.New(t)
-	tracing.Lock()
-	defer tracing.Unlock()
-	r := traced()
-	if r.recommended != nil {
-		return p, r
+	if traced.strict != nil {
+		return p
 	}
 	work := t.TempDir()
 	if err := os.WriteFile(filepath.Join(work, "a.img"), testenv.Text(1, 600<<10), 0o644); err != nil {
@@ -92,14 +84,14 @@ func trace(t *testing.T) (*winetest.Prefix, *requests) {
 	}
 	run("", "pack", "a.img", "--name", "win", "--images", "repo")
 	list := run("+server", "setup", folder(recommendedDir), "--config", "one.toml")
-	r.recommended = append(list, run("+server", "push", "win", "--images", "repo", "--config", "one.toml")...)
-	p.Drive(t, 'D', filepath.Join(work))
-	r.strict = run("+server", "setup", folder(strictDir), "--strict", "--config", "two.toml")
-	return p, r
+	traced.recommended = append(list, run("+server", "push", "win", "--images", "repo", "--config", "one.toml")...)
+	p.Drive(t, 'D', work)
+	traced.strict = run("+server", "setup", folder(strictDir), "--strict", "--config", "two.toml")
+	return p
 }
 
-// of returns what was asked for about one file or folder.
-func of(list []winetest.SecurityRequest, path string) (found []winetest.SecurityRequest) {
+// about returns what was asked for about one file or folder.
+func about(list []winetest.SecurityRequest, path string) (found []winetest.SecurityRequest) {
 	for _, r := range list {
 		if strings.EqualFold(r.Path, path) {
 			found = append(found, r)
@@ -112,7 +104,7 @@ func of(list []winetest.SecurityRequest, path string) (found []winetest.Security
 // never any others: from its creation on if created is set.
 func check(t *testing.T, list []winetest.SecurityRequest, path string, created bool, want []winetest.Entry) {
 	t.Helper()
-	found := of(list, path)
+	found := about(list, path)
 	if len(found) == 0 || found[0].Created != created {
 		t.Fatalf("%s: requests %+v", path, found)
 	}
@@ -136,35 +128,35 @@ func check(t *testing.T, list []winetest.SecurityRequest, path string, created b
 }
 
 func TestS3ImagesFolder(t *testing.T) {
-	_, r := trace(t)
-	check(t, r.recommended, recommendedDir+`\MED-V Images`, true, entries(toChildren, readAppend))
+	trace(t)
+	check(t, traced.recommended, recommendedDir+`\MED-V Images`, true, entries(toChildren, readAppend))
 }
 
 func TestS3StrictLeavesAppendOut(t *testing.T) {
-	_, r := trace(t)
-	check(t, r.strict, strictDir+`\MED-V Images`, true, entries(toChildren, readOnly))
-	check(t, r.strict, strictDir+`\MED-V Images\PrestagedImages`, true, entries(toChildren, readOnly))
+	trace(t)
+	check(t, traced.strict, strictDir+`\MED-V Images`, true, entries(toChildren, readOnly))
+	check(t, traced.strict, strictDir+`\MED-V Images\PrestagedImages`, true, entries(toChildren, readOnly))
 }
 
 func TestS4PrestagedFolder(t *testing.T) {
-	_, r := trace(t)
+	trace(t)
 	staged := recommendedDir + `\MED-V Images\PrestagedImages`
-	check(t, r.recommended, staged, true, entries(toChildren, readOnly))
-	check(t, r.recommended, staged+`\.prestage`, true, entries(toChildren, readOnly))
+	check(t, traced.recommended, staged, true, entries(toChildren, readOnly))
+	check(t, traced.recommended, staged+`\.prestage`, true, entries(toChildren, readOnly))
 }
 
 // The rights of S4 are set on every file while it has its unfinished name.
 func TestS4StagedFiles(t *testing.T) {
-	_, r := trace(t)
+	trace(t)
 	for _, name := range []string{"win_1.ckm", "win_1.index"} {
-		check(t, r.recommended, recommendedDir+`\MED-V Images\PrestagedImages\.prestage\`+name+".partial", false, entries(0, readOnly))
+		check(t, traced.recommended, recommendedDir+`\MED-V Images\PrestagedImages\.prestage\`+name+".partial", false, entries(0, readOnly))
 	}
 }
 
 // Nothing but the procedure's own folders and files is touched.
 func TestS3S4NothingElse(t *testing.T) {
-	_, r := trace(t)
-	for _, q := range append(r.recommended, r.strict...) {
+	trace(t)
+	for _, q := range slices.Concat(traced.recommended, traced.strict) {
 		if q.Created && strings.HasSuffix(q.Path, `\PrestagedImages\.prestage\lock`) {
 			// Whoever can open a lock could hold it for ever: its owner
 			// (S-1-3-4) and administrators alone can.
@@ -182,7 +174,7 @@ func TestS3S4NothingElse(t *testing.T) {
 
 // Every Windows program sees the attribute.
 func TestS7ReadOnlyAttribute(t *testing.T) {
-	p, _ := trace(t)
+	p := trace(t)
 	for _, name := range []string{"win_1.ckm", "win_1.index"} {
 		path := recommendedDir + `\MED-V Images\PrestagedImages\` + name
 		r := p.Run(t, winetest.Command{Args: []string{"attrib", path}})

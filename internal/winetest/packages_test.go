@@ -26,7 +26,9 @@ var tested = []struct {
 	{name: "internal/repo"},
 	{name: "internal/assemble"},
 	{name: "internal/verify"},
-	{name: "internal/client", skip: "the program nginx is not installed"},
+	// Its own web server, in Wine, hangs when a client goes away in the midst of
+	// an answer of many megabytes.
+	{name: "internal/client", without: "TestNoRanges", skip: "the program nginx is not installed"},
 	{name: "internal/prestage", without: "TestLocate"}, // about POSIX paths
 	{name: "internal/localhost"},
 }
