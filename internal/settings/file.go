@@ -33,16 +33,18 @@ func (f file) Load() (Settings, error) {
 	if err != nil {
 		return Settings{}, fmt.Errorf("reading settings: %w", err)
 	}
-	return f.parse(string(b))
+	return ParseFile(string(b), string(f), filepath.IsAbs)
 }
 
-func (f file) parse(text string) (s Settings, err error) {
+// ParseFile reads the text of a settings file of any machine. Where is the file
+// that errors name; isAbs says which paths are absolute on that machine.
+func ParseFile(text, where string, isAbs func(string) bool) (s Settings, err error) {
 	if _, err := toml.Decode(text, &s); err != nil {
-		return s, fmt.Errorf("settings file %s: %w", f, err)
+		return s, fmt.Errorf("settings file %s: %w", where, err)
 	}
 	if err := checkProfile(s.ACLProfile); err != nil {
 		s.ACLProfile = ""
-		return s, f.bad("ACLProfile", "acl_profile", err)
+		return s, bad(where, "ACLProfile", "acl_profile", err)
 	}
 	for _, p := range []struct {
 		name, key string
@@ -51,8 +53,8 @@ func (f file) parse(text string) (s Settings, err error) {
 		{"VMSFolder", "vms_folder", &s.VMSFolder},
 		{"PrestagedImagesPath", "prestaged_images_path", &s.PrestagedImagesPath},
 	} {
-		if *p.value != "" && !filepath.IsAbs(*p.value) {
-			err = f.bad(p.name, p.key, fmt.Errorf("= %q must be an absolute path", *p.value))
+		if *p.value != "" && !isAbs(*p.value) {
+			err = bad(where, p.name, p.key, fmt.Errorf("= %q must be an absolute path", *p.value))
 			*p.value = ""
 			return s, err
 		}
@@ -60,8 +62,8 @@ func (f file) parse(text string) (s Settings, err error) {
 	return s, nil
 }
 
-func (f file) bad(name, key string, err error) error {
-	return &ValueError{name, fmt.Sprintf("settings file %s: %s", f, key), err}
+func bad(where, name, key string, err error) error {
+	return &ValueError{name, fmt.Sprintf("settings file %s: %s", where, key), err}
 }
 
 // Save implements Keeper. All else that stands in the file stays as it is, the
@@ -75,7 +77,24 @@ func (f file) Save(s Settings) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("reading settings: %w", err)
 	}
-	text := string(b)
+	text, err := EditFile(string(b), string(f), filepath.IsAbs, s)
+	if err != nil || text == string(b) {
+		return err
+	}
+	if err := durable.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	if err := durable.WriteFile(path, []byte(text), mode); err != nil {
+		return fmt.Errorf("writing settings: %w", err)
+	}
+	return nil
+}
+
+// EditFile returns the text of a settings file with the values that are not empty
+// in s; all else that stands in it stays as it is. Where and isAbs are those of
+// ParseFile.
+func EditFile(text, where string, isAbs func(string) bool, s Settings) (string, error) {
+	before := text
 	for _, kv := range [][2]string{
 		{"prestaged_images_path", s.PrestagedImagesPath}, {"vms_folder", s.VMSFolder}, {"server", s.Server},
 		{"acl_profile", s.ACLProfile},
@@ -91,24 +110,18 @@ func (f file) Save(s Settings) error {
 		}
 		text = set(text, "images", "["+strings.Join(names, ", ")+"]")
 	}
-	if text == string(b) {
-		return nil
+	if text == before {
+		return text, nil
 	}
 	// Whatever was in the file, what goes out must say what was meant.
-	got, err := f.parse(text)
+	got, err := ParseFile(text, where, isAbs)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if !reflect.DeepEqual(merge(got, s), got) {
-		return fmt.Errorf("settings file %s has a form that cannot be changed safely; set the values by hand", f)
+		return "", fmt.Errorf("settings file %s has a form that cannot be changed safely; set the values by hand", where)
 	}
-	if err := durable.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	if err := durable.WriteFile(path, []byte(text), mode); err != nil {
-		return fmt.Errorf("writing settings: %w", err)
-	}
-	return nil
+	return text, nil
 }
 
 // merge returns s with what is not empty in change.

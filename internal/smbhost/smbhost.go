@@ -1,0 +1,490 @@
+// Package smbhost is the host.Host of a Windows machine that is reached over its
+// administrative shares, with no program of ours on it.
+package smbhost
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	smb2 "github.com/cloudsoda/go-smb2"
+
+	"prestage/internal/acl"
+	"prestage/internal/host"
+	"prestage/internal/settings"
+)
+
+// ErrUnreachable says that a machine cannot be reached, or not any more: it is
+// off, or the network is cut. It may be there later. ErrLogon says that it does
+// not accept the user or the password.
+var (
+	ErrUnreachable = errors.New("unreachable")
+	ErrLogon       = errors.New("logon refused")
+)
+
+// Options say how a machine is reached.
+type Options struct {
+	Name     string // how people call the machine
+	Address  string // a name or an IP address; empty: Name
+	Port     string // empty: 445
+	User     string // also DOMAIN\user, or user@domain
+	Password string
+	// Silence is how long a machine may not answer before it counts as gone.
+	Silence time.Duration
+}
+
+// Host is a Windows machine.
+type Host struct {
+	o       Options
+	conn    *watched
+	session *smb2.Session
+
+	mu     sync.Mutex
+	shares map[string]*smb2.Share // by name
+	remote remote                 // registry and services
+}
+
+var _ host.Host = (*Host)(nil)
+
+// Dial connects to a machine and logs on. What is signed cannot be forged on
+// the way; nothing else is accepted.
+func Dial(ctx context.Context, o Options) (*Host, error) {
+	if o.Port == "" {
+		o.Port = "445"
+	}
+	if o.Silence == 0 {
+		o.Silence = 15 * time.Second
+	}
+	if o.Address == "" {
+		o.Address = o.Name
+	}
+	dialer := net.Dialer{Timeout: o.Silence}
+	c, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(o.Address, o.Port))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
+	}
+	w := watch(c, o.Silence)
+	initiator := &smb2.NTLMInitiator{User: o.User, Password: o.Password}
+	if domain, user, ok := strings.Cut(o.User, `\`); ok {
+		initiator.Domain, initiator.User = domain, user
+	}
+	d := &smb2.Dialer{MaxCreditBalance: 512, Negotiator: smb2.Negotiator{RequireMessageSigning: true}, Initiator: initiator}
+	s, err := d.DialConn(ctx, w, o.Address)
+	if err != nil {
+		w.Close()
+		if w.gone.Load() {
+			return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
+		}
+		if c := status(err); c == statusLogonFailure || c == statusAccountLocked || c == statusAccountDisabled || c == statusPasswordExpired {
+			return nil, fmt.Errorf("%w: user %s: %w", ErrLogon, o.User, err)
+		}
+		return nil, fmt.Errorf("logging on to %s: %w", o.Name, err)
+	}
+	return &Host{o: o, conn: w, session: s, shares: map[string]*smb2.Share{}}, nil
+}
+
+// Close logs off, after putting back what was changed to reach the registry.
+func (h *Host) Close() error {
+	err := h.remote.close()
+	if e := h.session.Logoff(); err == nil {
+		err = e
+	}
+	h.conn.Close()
+	return err
+}
+
+// Lost reports whether the connection has ended by itself: what fails after that
+// fails because the machine is not there any more.
+func (h *Host) Lost() bool { return h.conn.gone.Load() }
+
+// Name implements host.Host.
+func (h *Host) Name() string { return h.o.Name }
+
+// share returns a share of the machine, mounted.
+func (h *Host) share(name string) (*smb2.Share, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s := h.shares[name]; s != nil {
+		return s, nil
+	}
+	s, err := h.session.Mount(`\\` + h.o.Address + `\` + name)
+	if errors.Is(err, fs.ErrPermission) {
+		err = fmt.Errorf("%w: it takes an administrator of %s", err, h.o.Name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("share %s of %s: %w", name, h.o.Name, err)
+	}
+	h.shares[name] = s
+	return s, nil
+}
+
+// at returns the share that a path of the machine lies on, and the path there.
+func (h *Host) at(path string) (*smb2.Share, string, error) {
+	if len(path) < 3 || path[1:3] != `:\` {
+		return nil, "", fmt.Errorf(`%q: name a folder of %s by its drive, as in C:\MED-V Images`, path, h.o.Name)
+	}
+	s, err := h.share(strings.ToUpper(path[:1]) + "$")
+	return s, path[3:], err
+}
+
+// Join implements host.Host.
+func (h *Host) Join(elem ...string) string {
+	var parts []string
+	for i, e := range elem {
+		e = strings.ReplaceAll(e, "/", `\`)
+		if e = strings.TrimRight(e, `\`); i > 0 {
+			e = strings.TrimLeft(e, `\`)
+		}
+		if e != "" {
+			parts = append(parts, e)
+		}
+	}
+	p := strings.Join(parts, `\`)
+	if len(p) == 2 && p[1] == ':' {
+		p += `\`
+	}
+	return p
+}
+
+// Split implements host.Host.
+func (h *Host) Split(path string) (dir, base string) {
+	path = h.Join(path)
+	i := strings.LastIndexByte(path, '\\')
+	if i < 0 {
+		return "", path
+	}
+	return h.Join(path[:i]), path[i+1:]
+}
+
+// SameName implements host.Host.
+func (h *Host) SameName(a, b string) bool { return strings.EqualFold(a, b) }
+
+// Settings implements host.Host.
+func (h *Host) Settings(context.Context) (settings.Settings, error) {
+	hive, err := h.hive()
+	if err != nil {
+		return settings.Settings{}, err
+	}
+	return settings.Registry(hive).Load()
+}
+
+// SaveSettings implements host.Host.
+func (h *Host) SaveSettings(_ context.Context, s settings.Settings) error {
+	hive, err := h.hive()
+	if err != nil {
+		return err
+	}
+	return settings.Registry(hive).Save(s)
+}
+
+// descriptor is an acl.Descriptor as the SMB client sends it.
+type descriptor []byte
+
+func (d descriptor) Size() int       { return len(d) }
+func (d descriptor) Encode(p []byte) { copy(p, d) }
+
+// MakeFolder implements host.Host.
+func (h *Host) MakeFolder(ctx context.Context, path string, rights acl.List) error {
+	s, p, err := h.at(path)
+	if err != nil {
+		return err
+	}
+	if err := s.Mkdir(p, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if deviations, err := h.CheckFolder(ctx, path, rights); err != nil || len(deviations) == 0 {
+		return err
+	}
+	return setSecurity(s, p, rights.Folder())
+}
+
+// setSecurity sets owner and DACL.
+func setSecurity(s *smb2.Share, p string, d acl.Descriptor) error {
+	b := descriptor(d.Bytes())
+	if err := s.SetSecurityInfoRaw(p, smb2.DACLSecurityInformation, b); err != nil {
+		return err
+	}
+	return s.SetSecurityInfoRaw(p, smb2.OwnerSecurityInformation, b)
+}
+
+func deviations(s *smb2.Share, p string, want acl.Descriptor) ([]string, error) {
+	b, err := s.SecurityInfoRaw(p, smb2.OwnerSecurityInformation|smb2.DACLSecurityInformation)
+	if err != nil {
+		return nil, err
+	}
+	got, err := acl.Parse(b)
+	if err != nil {
+		return nil, fmt.Errorf("the rights of %s: %w", p, err)
+	}
+	return want.Deviations(got), nil
+}
+
+// CheckFolder implements host.Host.
+func (h *Host) CheckFolder(_ context.Context, path string, rights acl.List) ([]string, error) {
+	s, p, st, err := h.stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if kind(st) != host.KindFolder {
+		return nil, fmt.Errorf("%q is not a folder but %s; move it away", path, describe(st))
+	}
+	return deviations(s, p, rights.Folder())
+}
+
+// Seal implements host.Host.
+func (h *Host) Seal(_ context.Context, path string, rights acl.List) error {
+	s, p, st, err := h.stat(path)
+	if err != nil {
+		return err
+	}
+	if kind(st) != host.KindFile {
+		return fmt.Errorf("%q is not a file but %s", path, describe(st))
+	}
+	if dev, err := deviations(s, p, rights.File()); err != nil || len(dev) > 0 {
+		if err := setSecurity(s, p, rights.File()); err != nil {
+			return err
+		}
+	}
+	return s.Chmod(p, 0o444)
+}
+
+// CheckSealed implements host.Host.
+func (h *Host) CheckSealed(_ context.Context, path string, rights acl.List) ([]string, error) {
+	s, p, st, err := h.stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if kind(st) != host.KindFile {
+		return []string{"it is not a file but " + describe(st)}, nil
+	}
+	dev, err := deviations(s, p, rights.File())
+	if err == nil && attributes(st)&attributeReadOnly == 0 {
+		dev = append(dev, "it is not marked read-only")
+	}
+	return dev, err
+}
+
+// File attributes (MS-FSCC 2.6).
+const (
+	attributeReadOnly  = 0x1
+	attributeDirectory = 0x10
+	attributeReparse   = 0x400
+)
+
+func attributes(st fs.FileInfo) uint32 {
+	if s, ok := st.Sys().(*smb2.FileStat); ok {
+		return s.FileAttributes
+	}
+	return 0
+}
+
+func kind(st fs.FileInfo) host.Kind {
+	switch a := attributes(st); {
+	case a&attributeReparse != 0:
+		return host.KindOther
+	case a&attributeDirectory != 0:
+		return host.KindFolder
+	}
+	return host.KindFile
+}
+
+func describe(st fs.FileInfo) string {
+	return map[host.Kind]string{host.KindFile: "a file", host.KindFolder: "a folder"}[kind(st)] +
+		map[host.Kind]string{host.KindOther: "a symbolic link, a junction or another reparse point"}[kind(st)]
+}
+
+func (h *Host) stat(path string) (*smb2.Share, string, fs.FileInfo, error) {
+	s, p, err := h.at(path)
+	if err != nil {
+		return nil, "", nil, err
+	}
+	st, err := s.Lstat(p)
+	return s, p, st, err
+}
+
+// Stat implements host.Host.
+func (h *Host) Stat(_ context.Context, path string) (host.Info, error) {
+	_, _, st, err := h.stat(path)
+	if err != nil {
+		return host.Info{}, err
+	}
+	return info(st), nil
+}
+
+func info(st fs.FileInfo) host.Info {
+	return host.Info{Name: st.Name(), Kind: kind(st), Size: st.Size(), Modified: st.ModTime()}
+}
+
+// ReadDir implements host.Host.
+func (h *Host) ReadDir(_ context.Context, path string) ([]host.Info, error) {
+	s, p, st, err := h.stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if kind(st) != host.KindFolder {
+		return nil, fmt.Errorf("%q is not a folder", path)
+	}
+	entries, err := s.ReadDir(p)
+	if err != nil {
+		return nil, err
+	}
+	var list []host.Info
+	for _, e := range entries {
+		list = append(list, info(e))
+	}
+	return list, nil
+}
+
+// FreeSpace implements host.Host.
+func (h *Host) FreeSpace(_ context.Context, folder string) (int64, error) {
+	s, p, err := h.at(folder)
+	if err != nil {
+		return 0, err
+	}
+	st, err := s.Statfs(p)
+	if err != nil {
+		return 0, err
+	}
+	return int64(st.AvailableBlockCount() * st.BlockSize()), nil
+}
+
+// Rename implements host.Host. The machine may still hold what a connection
+// that was cut had open; so a file that is in use is tried again.
+func (h *Host) Rename(ctx context.Context, from, to string) error {
+	s, f, err := h.at(from)
+	if err != nil {
+		return err
+	}
+	_, t, err := h.at(to)
+	if err != nil {
+		return err
+	}
+	return h.whileHeld(ctx, func() error { return s.Rename(f, t) })
+}
+
+// Remove implements host.Host.
+func (h *Host) Remove(ctx context.Context, path string) error {
+	s, p, err := h.at(path)
+	if err != nil {
+		return err
+	}
+	return h.whileHeld(ctx, func() error { return s.Remove(p) })
+}
+
+// InUse implements host.Host: a file that somebody has open cannot be opened to
+// be removed, unless they let it be.
+func (h *Host) InUse(_ context.Context, path string) (bool, error) {
+	s, p, _, err := h.stat(path)
+	if err != nil {
+		return false, err
+	}
+	err = s.Rename(p, p)
+	if isHeld(err) {
+		return true, nil
+	}
+	return false, err
+}
+
+// NTSTATUS codes that say that somebody has a file open (MS-ERREF 2.3.1).
+const (
+	statusSharingViolation = 0xc0000043
+	statusFileLockConflict = 0xc0000054
+	statusDeletePending    = 0xc0000056
+	statusNotFound         = 0xc0000034
+	statusPipeNotAvailable = 0xc00000ac
+	statusLogonFailure     = 0xc000006d
+	statusPasswordExpired  = 0xc0000071
+	statusAccountDisabled  = 0xc0000072
+	statusAccountLocked    = 0xc0000234
+)
+
+func status(err error) uint32 {
+	var r *smb2.ResponseError
+	if errors.As(err, &r) {
+		return r.Code
+	}
+	return 0
+}
+
+func isHeld(err error) bool {
+	c := status(err)
+	return c == statusSharingViolation || c == statusFileLockConflict || c == statusDeletePending
+}
+
+// whileHeld tries do for as long as somebody has the file open, but not for ever.
+func (h *Host) whileHeld(ctx context.Context, do func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*h.o.Silence)
+	defer cancel()
+	for {
+		err := do()
+		if !isHeld(err) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: a program on %s has it open; close it there and try again", err, h.o.Name)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// watched is a connection that ends when the machine is silent for too long
+// while it owes an answer: a network that was cut says nothing.
+type watched struct {
+	net.Conn
+	silence time.Duration
+	sent    atomic.Int64 // when the first unanswered byte was sent, 0 for none
+	gone    atomic.Bool  // it ended, and not because we closed it
+	closed  atomic.Bool
+	stop    chan struct{}
+	once    sync.Once
+}
+
+func watch(c net.Conn, silence time.Duration) *watched {
+	w := &watched{Conn: c, silence: silence, stop: make(chan struct{})}
+	go func() {
+		t := time.NewTicker(silence / 10)
+		defer t.Stop()
+		for {
+			select {
+			case <-w.stop:
+				return
+			case now := <-t.C:
+				if at := w.sent.Load(); at != 0 && now.UnixNano()-at > int64(silence) {
+					w.gone.Store(true)
+					w.Close()
+					return
+				}
+			}
+		}
+	}()
+	return w
+}
+
+func (w *watched) Write(p []byte) (int, error) {
+	w.sent.CompareAndSwap(0, time.Now().UnixNano())
+	return w.Conn.Write(p)
+}
+
+func (w *watched) Read(p []byte) (int, error) {
+	n, err := w.Conn.Read(p)
+	if n > 0 {
+		w.sent.Store(0)
+	}
+	if err != nil && !w.closed.Load() {
+		w.gone.Store(true)
+	}
+	return n, err
+}
+
+func (w *watched) Close() error {
+	w.closed.Store(true)
+	w.once.Do(func() { close(w.stop) })
+	return w.Conn.Close()
+}
