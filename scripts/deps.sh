@@ -27,6 +27,13 @@ openssl         # makes the certificate that the tests sign with
 icoutils        # wrestool: a second opinion on the version resource of prestage.exe
 rpm             # reads the .rpm that we write
 systemd         # a real service manager must take the unit, start and stop it
+samba           # smbd stands for a Windows client: exact ACLs, attributes, registry
+samba-vfs-modules # acl_xattr, which keeps NT ACLs to the bit
+smbclient       # an ordinary user's hands, to see what is refused
+samba-common-bin # net and smbpasswd: a second opinion on the registry; users
+openssh-server  # a real sshd stands for a Linux client
+openssh-client  # keys and the agent
+sudo            # clients whose administrator is not root
 gcc             # the race detector links with a C compiler
 libc6-dev       # and with the C library's headers
 make            # this repository's targets

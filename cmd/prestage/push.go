@@ -14,11 +14,20 @@ import (
 
 func (a *app) pushCommand() *cobra.Command {
 	var images, limit string
+	var f fleetFlags
 	cmd := &cobra.Command{
 		Use:   "push IMAGE...",
 		Short: "Put packages into the pre-stage folder: copy, check, mark read-only",
-		Args:  atLeast(1, "one IMAGE or more"),
+		Long: `Without --hosts, on this machine. With --hosts, on Windows machines over their
+administrative shares and on Linux machines over SSH: folders, rights, both files,
+the check, read-only and the location, and a report of it all. A machine that is
+off is tried again for as long as --retry says; the same command run again goes on
+where it was cut. The exit code is 5 when any machine is not as it should be.`,
+		Args: atLeast(1, "one IMAGE or more"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if f.given() {
+				return a.pushFleet(cmd.Context(), args, images, limit, &f)
+			}
 			r, err := a.repository(images)
 			if err != nil {
 				return err
@@ -50,7 +59,36 @@ func (a *app) pushCommand() *cobra.Command {
 	}
 	imagesFlag(cmd, &images)
 	limitFlag(cmd, &limit)
+	f.add(cmd)
 	return cmd
+}
+
+// imageVersion is a version of an image.
+type imageVersion struct {
+	name    string
+	version uint32
+}
+
+// String returns NAME:N.
+func (v imageVersion) String() string { return repo.ImageName(v.name, v.version) }
+
+// packagesFor returns the packages that IMAGE arguments mean.
+func (a *app) packagesFor(ctx context.Context, r repo.Repository, args []string) (list []imageVersion, err error) {
+	for _, arg := range args {
+		name, version, err := image(arg)
+		if err != nil {
+			return nil, err
+		}
+		if version == 0 {
+			e, err := repo.Find(ctx, r, name, 0)
+			if err != nil {
+				return nil, err
+			}
+			version = e.Version
+		}
+		list = append(list, imageVersion{name, version})
+	}
+	return list, nil
 }
 
 // pushed is what push reports of one image.

@@ -16,6 +16,7 @@ import (
 
 func (a *app) setupCommand() *cobra.Command {
 	var strict, recommended bool
+	var f fleetFlags
 	cmd := &cobra.Command{
 		Use:   "setup [FOLDER]",
 		Short: "Create or mend the pre-stage folder, its rights, and the setting that leads to it",
@@ -28,17 +29,23 @@ is kept until --recommended or --strict is given again.`,
 		Args: cobra.MatchAll(atMostOne),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			folder, profile := "", ""
-			if len(args) == 1 {
-				var err error
-				if folder, err = folderArgument(args[0]); err != nil {
-					return err
-				}
-			}
 			switch {
 			case strict:
 				profile = settings.Strict
 			case recommended:
 				profile = settings.Recommended
+			}
+			if f.given() {
+				if len(args) == 1 {
+					folder = args[0] // as it is called there
+				}
+				return a.setupFleet(cmd.Context(), folder, profile, &f)
+			}
+			if len(args) == 1 {
+				var err error
+				if folder, err = folderArgument(args[0]); err != nil {
+					return err
+				}
 			}
 			loc, err := prestage.Setup(cmd.Context(), a.host(), folder, profile)
 			if err != nil {
@@ -50,6 +57,7 @@ is kept until --recommended or --strict is given again.`,
 	cmd.Flags().BoolVar(&strict, "strict", false, `let administrators alone create folders in "MED-V Images"`)
 	cmd.Flags().BoolVar(&recommended, "recommended", false, "the rights that MED-V recommends, again")
 	cmd.MarkFlagsMutuallyExclusive("strict", "recommended")
+	f.add(cmd)
 	return cmd
 }
 
@@ -78,13 +86,17 @@ func atMostOne(cmd *cobra.Command, args []string) error {
 }
 
 func (a *app) relocateCommand() *cobra.Command {
-	return &cobra.Command{
+	var f fleetFlags
+	cmd := &cobra.Command{
 		Use:   "relocate FOLDER",
 		Short: "Move the pre-stage location: set the new folder up, verify what is in it, change the setting",
 		Long: `FOLDER is as with setup. Packages are not copied from the old place: copy them
 first, or push them anew afterwards.`,
 		Args: exactly(1, "one FOLDER"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if f.given() {
+				return a.relocateFleet(cmd.Context(), args[0], &f)
+			}
 			folder, err := folderArgument(args[0])
 			if err != nil {
 				return err
@@ -96,6 +108,8 @@ first, or push them anew afterwards.`,
 			return a.showLocation(loc)
 		},
 	}
+	f.add(cmd)
+	return cmd
 }
 
 func (a *app) showLocation(loc *prestage.Location) error {

@@ -14,12 +14,16 @@ import (
 )
 
 func (a *app) statusCommand() *cobra.Command {
-	return &cobra.Command{
+	var f fleetFlags
+	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show the pre-stage folder, its rights, and what is staged",
 		Long:  `The exit code is 3 when anything is not as the procedure leaves it; "prestage setup" mends folders and rights.`,
 		Args:  exactly(0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if f.given() {
+				return a.statusFleet(cmd.Context(), &f)
+			}
 			st, err := a.status(cmd.Context())
 			if err != nil {
 				return err
@@ -33,6 +37,8 @@ func (a *app) statusCommand() *cobra.Command {
 			return nil
 		},
 	}
+	f.add(cmd)
+	return cmd
 }
 
 // machineStatus is what a machine has: staged, and installed.

@@ -29,7 +29,7 @@ func TestPaths(t *testing.T) {
 	p := New(t)
 	for windows, unix := range map[string]string{
 		`C:\MED-V Images\x`: p.dir + "/prefix/drive_c/MED-V Images/x",
-		`Z:\tmp\x`:          "/tmp/x",
+		`Z:\srv\x y`:        "/srv/x y",
 	} {
 		if got := p.Unix(windows); got != unix {
 			t.Errorf("Unix(%q) = %q", windows, got)

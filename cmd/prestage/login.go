@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"strings"
+	"sync"
+
+	"golang.org/x/term"
+
+	"prestage/internal/fleet"
+	"prestage/internal/host"
+	"prestage/internal/smbhost"
+	"prestage/internal/sshhost"
+)
+
+// Where a password comes from, in this order; else it is asked for. It is never
+// on a command line, in a log or in a report.
+const (
+	passwordVariable        = "PRESTAGE_PASSWORD"
+	passwordCommandVariable = "PRESTAGE_PASSWORD_COMMAND" // whose first line of output it is
+)
+
+// login logs on to machines. A password is found, or asked for, once per user.
+type login struct {
+	user string
+
+	mu        sync.Mutex
+	passwords map[string]string
+}
+
+// remote is a machine that we are logged on to.
+type remote interface {
+	host.Host
+	Close() error
+}
+
+// isLost reports whether err came about because the machine is not there any
+// more.
+func isLost(h remote, err error) bool {
+	if s, ok := h.(*smbhost.Host); ok {
+		return err != nil && s.Lost()
+	}
+	return errors.Is(err, sshhost.ErrUnreachable)
+}
+
+// dial logs on to a machine.
+func (l *login) dial(ctx context.Context, m fleet.Machine) (remote, error) {
+	name := m.User
+	if name == "" {
+		name = l.user
+	}
+	if m.Kind == fleet.KindSSH {
+		h, err := sshhost.Dial(ctx, sshhost.Options{Name: m.Name, Address: m.Address, Port: m.Port, User: name, Ask: l.answer})
+		if errors.Is(err, sshhost.ErrUnreachable) {
+			err = fmt.Errorf("%w: %w", fleet.ErrUnreachable, err)
+		}
+		if err != nil {
+			return nil, err
+		}
+		return h, nil
+	}
+	if name == "" {
+		u, err := user.Current()
+		if err != nil {
+			return nil, err
+		}
+		name = u.Username
+	}
+	password, err := l.password(name)
+	if err != nil {
+		return nil, err
+	}
+	h, err := smbhost.Dial(ctx, smbhost.Options{Name: m.Name, Address: m.Address, Port: m.Port, User: name, Password: password})
+	switch {
+	case errors.Is(err, smbhost.ErrUnreachable):
+		return nil, fmt.Errorf("%w: %w", fleet.ErrUnreachable, err)
+	case errors.Is(err, smbhost.ErrLogon):
+		return nil, fmt.Errorf("%w: %w", fleet.ErrLogon, err)
+	case err != nil:
+		return nil, err
+	}
+	return h, nil
+}
+
+// password returns a user's password.
+func (l *login) password(user string) (string, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if p, ok := l.passwords[user]; ok {
+		return p, nil
+	}
+	p, err := findPassword(user)
+	if err != nil {
+		return "", err
+	}
+	if l.passwords == nil {
+		l.passwords = map[string]string{}
+	}
+	l.passwords[user] = p
+	return p, nil
+}
+
+func findPassword(user string) (string, error) {
+	if p := os.Getenv(passwordVariable); p != "" {
+		return p, nil
+	}
+	if line := os.Getenv(passwordCommandVariable); line != "" {
+		args := strings.Fields(line)
+		cmd := exec.Command(args[0], append(args[1:], user)...)
+		cmd.Stderr = os.Stderr
+		out, err := cmd.Output()
+		if err != nil {
+			return "", fmt.Errorf("the command in $%s: %w", passwordCommandVariable, err)
+		}
+		p, _, _ := strings.Cut(string(out), "\n")
+		return strings.TrimSuffix(p, "\r"), nil
+	}
+	in := int(os.Stdin.Fd())
+	if !term.IsTerminal(in) {
+		return "", fmt.Errorf("there is no password for %s: set $%s or $%s, or run it on a terminal", user, passwordVariable, passwordCommandVariable)
+	}
+	fmt.Fprintf(os.Stderr, "Password of %s: ", user)
+	p, err := term.ReadPassword(in)
+	fmt.Fprintln(os.Stderr)
+	return string(p), err
+}
+
+// answer answers what it takes to log on by SSH, where keys do not suffice.
+func (l *login) answer(q sshhost.Question) (string, error) {
+	if q.Kind == sshhost.Passphrase {
+		return "", fmt.Errorf("the key %s has a passphrase; add it to the SSH agent (ssh-add)", q.File)
+	}
+	return l.password(q.User)
+}
