@@ -138,7 +138,12 @@ func (f folders) make(ctx context.Context) (changes []string, err error) {
 		default:
 			changes = append(changes, fmt.Sprintf("mended %s: %s", p.path, strings.Join(dev, "; ")))
 		}
-		if err := f.h.MakeFolder(ctx, p.path, p.rights); err != nil {
+		err = f.h.MakeFolder(ctx, p.path, p.rights)
+		if errors.Is(err, fs.ErrNotExist) {
+			above, _ := f.h.Split(p.path)
+			err = fmt.Errorf("folder %q does not exist; create it, connect its disk, or name another with \"prestage relocate\": %w", above, err)
+		}
+		if err != nil {
 			return changes, err
 		}
 	}

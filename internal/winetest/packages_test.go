@@ -22,6 +22,7 @@ var tested = []struct {
 	{name: "internal/acl"},
 	// The first two are about POSIX paths. Wine makes symbolic links that it does not show.
 	{name: "internal/settings", without: "TestSaveKeepsWhatIsThere|TestSaveKeepsModeAndLink"},
+	{name: "internal/durable"},
 	{name: "internal/disk"},
 	{name: "internal/repo"},
 	{name: "internal/assemble"},
