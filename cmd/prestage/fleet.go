@@ -152,12 +152,14 @@ func (a *app) overFleet(ctx context.Context, command string, images []string, li
 			return out
 		}
 		defer h.Close()
+		// What waits for a machine that hangs ends with the work on it.
+		defer context.AfterFunc(ctx, func() { h.Close() })()
 		share := limits.Share()
 		s.host = share.Host(h)
 		if out.Err = work(ctx, s); out.Err == nil {
 			out.Step = ""
 		}
-		if err := cmp.Or(out.Err, firstError(out.Images)); isLost(h, err) && ctx.Err() == nil {
+		if err := cmp.Or(out.Err, firstError(out.Images)); isLost(ctx, h, err) && ctx.Err() == nil {
 			out.Err = fmt.Errorf("%w any more: %w", fleet.ErrUnreachable, err)
 		}
 		return out

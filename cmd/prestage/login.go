@@ -40,12 +40,16 @@ type remote interface {
 }
 
 // isLost reports whether err came about because the machine is not there any
-// more.
-func isLost(h remote, err error) bool {
-	if s, ok := h.(*smbhost.Host); ok {
-		return err != nil && s.Lost()
+// more, whatever it looks like: what cannot be read back seems damaged.
+func isLost(ctx context.Context, h remote, err error) bool {
+	if err == nil {
+		return false
 	}
-	return errors.Is(err, sshhost.ErrUnreachable)
+	if s, ok := h.(*smbhost.Host); ok {
+		return s.Lost()
+	}
+	_, gone := h.Stat(ctx, "/")
+	return errors.Is(gone, sshhost.ErrUnreachable)
 }
 
 // dial logs on to a machine.
@@ -134,6 +138,9 @@ func findPassword(user string) (string, error) {
 func (l *login) answer(q sshhost.Question) (string, error) {
 	if q.Kind == sshhost.Passphrase {
 		return "", fmt.Errorf("the key %s has a passphrase; add it to the SSH agent (ssh-add)", q.File)
+	}
+	if q.Echo { // it asks for something that is not secret, and we do not know what
+		return "", fmt.Errorf("%s asks %q, which nobody can answer here; use a key", q.Machine, q.Text)
 	}
 	return l.password(q.User)
 }

@@ -87,9 +87,6 @@ func (m *MachineReport) Problems() (list []string) {
 		for _, d := range i.Deviations {
 			add(i.Image, "", d)
 		}
-		if i.State == NotBegun && m.State == Done {
-			add(i.Image, "", string(NotBegun))
-		}
 	}
 	return list
 }

@@ -110,6 +110,24 @@ func TestLimitsAreSharedFairly(t *testing.T) {
 	}
 }
 
+// A machine that gets little is heard of long before a piece is finished.
+func TestHeldBackIsAlive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := NewLimits(0, 1000).Share()
+		last, longest := time.Now(), time.Duration(0)
+		s.Alive = func() {
+			longest, last = max(longest, time.Since(last)), time.Now()
+		}
+		start := time.Now()
+		if err := s.wait(t.Context(), 200_000); err != nil || time.Since(start) != 199*time.Second {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+		if longest != time.Second {
+			t.Errorf("nothing was heard of it for %v", longest)
+		}
+	})
+}
+
 // Whoever gives up while he waits is gone at once, and takes nothing from those
 // behind him.
 func TestLimitsLetGo(t *testing.T) {

@@ -41,9 +41,6 @@ func sample() *Report {
 		return o
 	}
 	good, had, bent := pushed(false, 5<<30, "win11", "tools"), pushed(true, 0, "win11", "tools"), pushed(false, 1<<20, "win11", "tools")
-	for _, o := range []*Outcome{&good, &had, &bent} {
-		o.Images = append(o.Images, Image{Name: "tools:1", Already: true, Digest: digest, Verified: verified, How: prestage.HowReadback, Size: 1 << 20})
-	}
 	clean := prestage.Status{Location: `C:\MED-V Images\PrestagedImages`, Folders: []prestage.FolderStatus{{Path: `C:\MED-V Images`}},
 		Packages: []prestage.PackageStatus{{Name: "win11", Version: 3}, {Name: "other", Version: 1, Deviations: []string{"not ours"}}}}
 	good.Examined(&clean, false)
