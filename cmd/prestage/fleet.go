@@ -155,6 +155,7 @@ func (a *app) overFleet(ctx context.Context, command string, images []string, li
 		// What waits for a machine that hangs ends with the work on it.
 		defer context.AfterFunc(ctx, func() { h.Close() })()
 		share := limits.Share()
+		share.Alive = func() { s.meter.Add(0) } // held back by the limits is not hanging
 		s.host = share.Host(h)
 		if out.Err = work(ctx, s); out.Err == nil {
 			out.Step = ""
