@@ -26,7 +26,7 @@ var (
 type page struct {
 	*Manifest
 	VMSFolder string
-	Above     string // the folder that the image store is in
+	Above     string // the folder that the image store is in, if it may have to be made
 	Server    string // properties for msiexec, with a space before each
 	URL       string
 }
@@ -35,7 +35,10 @@ type page struct {
 // command interpreter and editors need.
 func (m *Manifest) render() (start, readme []byte, err error) {
 	p := page{Manifest: m, VMSFolder: m.Settings.VMSFolder, URL: m.Settings.Server}
-	p.Above = p.VMSFolder[:strings.LastIndexByte(p.VMSFolder, '\\')+1]
+	// A drive is there or not: it cannot be made.
+	if above := p.VMSFolder[:strings.LastIndexByte(p.VMSFolder, '\\')]; !strings.HasSuffix(above, ":") {
+		p.Above = above
+	}
 	if p.URL != "" {
 		address, port, ssl := settings.SplitServer(p.URL)
 		p.Server = fmt.Sprintf(" SERVER_ADDRESS=%s SERVER_PORT=%d SERVER_SSL=%d", address, port, ssl)
