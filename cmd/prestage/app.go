@@ -204,6 +204,17 @@ func image(arg string) (name string, version uint32, err error) {
 	return name, version, nil
 }
 
+// imageIn reads an IMAGE argument, and finds the latest version in r where it
+// names none.
+func imageIn(ctx context.Context, r repo.Repository, arg string) (name string, version uint32, err error) {
+	name, version, err = image(arg)
+	if err != nil || version != 0 {
+		return name, version, err
+	}
+	e, err := repo.Find(ctx, r, name, 0)
+	return name, e.Version, err
+}
+
 // print writes v as JSON, or calls text otherwise.
 func (a *app) print(v any, text func(w io.Writer)) error {
 	a.meter.finish()
@@ -293,9 +304,21 @@ func limiter(s string) (*rate.Limiter, error) {
 	if s == "" {
 		return nil, nil
 	}
-	n, err := units.RAMInBytes(strings.TrimSuffix(s, "/s"))
-	if err != nil || n <= 0 {
-		return nil, usageError{fmt.Errorf("--limit %q: use a number of bytes a second, for instance 20MiB", s)}
+	n, err := byteRate("--limit", s)
+	if err != nil {
+		return nil, err
 	}
 	return rate.NewLimiter(rate.Limit(n), int(min(n, 1<<20))), nil
+}
+
+// byteRate reads a number of bytes a second; 0, for none, if s is empty.
+func byteRate(flag, s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	n, err := units.RAMInBytes(strings.TrimSuffix(s, "/s"))
+	if err != nil || n <= 0 {
+		return 0, usageError{fmt.Errorf("%s %q: use a number of bytes a second, for instance 20MiB", flag, s)}
+	}
+	return n, nil
 }

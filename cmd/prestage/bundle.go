@@ -124,16 +124,9 @@ func (a *app) bundleOptions(ctx context.Context, b bundleFlags) (*bundle.Options
 		return nil, err
 	}
 	for _, arg := range b.images {
-		name, version, err := image(arg)
+		name, version, err := imageIn(ctx, o.Repository, arg)
 		if err != nil {
 			return nil, err
-		}
-		if version == 0 {
-			e, err := repo.Find(ctx, o.Repository, name, 0)
-			if err != nil {
-				return nil, err
-			}
-			version = e.Version
 		}
 		if i := (bundle.Image{Name: name, Version: version}); !slices.Contains(o.Images, i) {
 			o.Images = append(o.Images, i)

@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"prestage/internal/fleet"
@@ -96,18 +95,6 @@ func (f *fleetFlags) options() (o fleet.Options, err error) {
 	return o, nil
 }
 
-// rateLimit reads a number of bytes a second; 0 is none.
-func rateLimit(flag, s string) (int64, error) {
-	if s == "" {
-		return 0, nil
-	}
-	n, err := units.RAMInBytes(s)
-	if err != nil || n <= 0 {
-		return 0, usageError{fmt.Errorf("%s %q: use a number of bytes a second, for instance 20MiB", flag, s)}
-	}
-	return n, nil
-}
-
 // station is a machine while it is worked on.
 type station struct {
 	host    host.Host
@@ -133,11 +120,11 @@ func (a *app) overFleet(ctx context.Context, command string, images []string, li
 	if err != nil {
 		return err
 	}
-	all, err := rateLimit("--limit", limit)
+	all, err := byteRate("--limit", limit)
 	if err != nil {
 		return err
 	}
-	each, err := rateLimit("--limit-each", f.eachLimit)
+	each, err := byteRate("--limit-each", f.eachLimit)
 	if err != nil {
 		return err
 	}

@@ -103,7 +103,7 @@ func TestFleet(t *testing.T) {
 		}
 	}
 	// Again: nothing is moved. Then with two machines that cannot be reached.
-	runFleet(t, exe, dir, 0, "push", "win11", "--images", "repo", "--hosts", good, "--report", "again.json")
+	runFleet(t, exe, dir, 0, "push", "win11", "--images", "repo", "--hosts", good, "--limit", "100MiB/s", "--report", "again.json")
 	if r := check("again.json"); r.Counts[fleet.Already] != machines || r.Moved != 0 {
 		t.Errorf("again: %v, %d bytes", r.Counts, r.Moved)
 	}

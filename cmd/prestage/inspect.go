@@ -50,18 +50,11 @@ func (a *app) indexOf(ctx context.Context, arg, images string) (*ckm.Index, []by
 		}
 		r = repo.NewFolder(filepath.Dir(arg))
 	} else {
-		if name, version, err = image(arg); err != nil {
-			return nil, nil, err
-		}
 		if r, err = a.repository(images); err != nil {
 			return nil, nil, err
 		}
-		if version == 0 {
-			e, err := repo.Find(ctx, r, name, 0)
-			if err != nil {
-				return nil, nil, err
-			}
-			version = e.Version
+		if name, version, err = imageIn(ctx, r, arg); err != nil {
+			return nil, nil, err
 		}
 	}
 	encoded, err := r.Index(ctx, name, version)

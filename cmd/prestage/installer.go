@@ -13,17 +13,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"prestage/internal/acl"
+	"prestage/internal/agent"
 	"prestage/internal/prestage"
 	"prestage/internal/service"
-	"prestage/internal/settings"
-)
-
-// Names of what is no content of the folders: what the procedure keeps for
-// itself in the pre-stage folder, and the agent's lock in the image store.
-const (
-	asideName     = ".prestage"
-	agentLockName = ".agent.lock"
 )
 
 // installerCommand is what Client.MSI runs. It is hidden: its verbs are steps of
@@ -77,11 +69,7 @@ func (a *app) installerApply(ctx context.Context, start string) error {
 		if filepath.Base(s.VMSFolder) != prestage.ImagesFolder {
 			return fmt.Errorf("the image store (VMSFolder) is %q and must be a folder that is called %q", s.VMSFolder, prestage.ImagesFolder)
 		}
-		rights := acl.Images
-		if s.ACLProfile == settings.Strict {
-			rights = acl.StrictImages
-		}
-		if err := h.MakeFolder(ctx, s.VMSFolder, rights); err != nil {
+		if err := h.MakeFolder(ctx, s.VMSFolder, prestage.ImagesRights(s.ACLProfile)); err != nil {
 			return err
 		}
 	}
@@ -106,7 +94,7 @@ func (a *app) installerUndo(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return removeEmpty(filepath.Join(staged, asideName))
+	return removeEmpty(filepath.Join(staged, prestage.AsideFolder))
 }
 
 // installerRemove removes the folders of this machine, and its settings, when
@@ -128,12 +116,12 @@ func (a *app) installerRemove(ctx context.Context) error {
 	if s.VMSFolder != "" && !a.host().SameName(s.VMSFolder, stores[0]) {
 		stores = append(stores, s.VMSFolder)
 	}
-	left, err := contents(staged, asideName)
+	left, err := contents(staged, prestage.AsideFolder)
 	if err != nil {
 		return err
 	}
 	for _, store := range stores {
-		more, err := contents(store, prestage.PrestagedFolder, agentLockName)
+		more, err := contents(store, prestage.PrestagedFolder, agent.LockName)
 		if err != nil {
 			return err
 		}
@@ -145,13 +133,13 @@ func (a *app) installerRemove(ctx context.Context) error {
 		fmt.Fprintln(a.out, message)
 		return nil
 	}
-	aside := filepath.Join(staged, asideName)
+	aside := filepath.Join(staged, prestage.AsideFolder)
 	own, err := contents(aside)
 	if err != nil {
 		return err
 	}
 	for _, store := range stores {
-		own = append(own, filepath.Join(store, agentLockName))
+		own = append(own, filepath.Join(store, agent.LockName))
 	}
 	for _, path := range append(own, aside, staged) {
 		if err := removeEmpty(path); err != nil {

@@ -75,16 +75,9 @@ func (v imageVersion) String() string { return repo.ImageName(v.name, v.version)
 // packagesFor returns the packages that IMAGE arguments mean.
 func (a *app) packagesFor(ctx context.Context, r repo.Repository, args []string) (list []imageVersion, err error) {
 	for _, arg := range args {
-		name, version, err := image(arg)
+		name, version, err := imageIn(ctx, r, arg)
 		if err != nil {
 			return nil, err
-		}
-		if version == 0 {
-			e, err := repo.Find(ctx, r, name, 0)
-			if err != nil {
-				return nil, err
-			}
-			version = e.Version
 		}
 		list = append(list, imageVersion{name, version})
 	}
@@ -98,7 +91,7 @@ type pushed struct {
 }
 
 func (a *app) push(ctx context.Context, r repo.Repository, arg, limit string) (*pushed, error) {
-	name, version, err := image(arg)
+	name, version, err := imageIn(ctx, r, arg)
 	if err != nil {
 		return nil, err
 	}
@@ -107,13 +100,6 @@ func (a *app) push(ctx context.Context, r repo.Repository, arg, limit string) (*
 		return nil, err
 	}
 	h := a.host()
-	if version == 0 {
-		e, err := repo.Find(ctx, r, name, 0)
-		if err != nil {
-			return nil, err
-		}
-		version = e.Version
-	}
 	p, err := prestage.Push(ctx, h, r, name, version, l, a.meter)
 	if err != nil {
 		return nil, err

@@ -33,9 +33,9 @@ import (
 // ErrRunning says that another agent works on the same image store.
 var ErrRunning = errors.New("another agent is running")
 
-// lockName is the file in the image store that is locked by the agent that
+// LockName is the file in the image store that is locked by the agent that
 // works on it.
-const lockName = ".agent.lock"
+const LockName = ".agent.lock"
 
 // Times say how patient an agent is.
 type Times struct {
@@ -142,7 +142,7 @@ func (a *Agent) lock(ctx context.Context, store string) error {
 	a.release()
 	wait, cancel := context.WithTimeout(ctx, 2*time.Second) // the one before may be about to end
 	defer cancel()
-	unlock, err := durable.Lock(wait, filepath.Join(store, lockName))
+	unlock, err := durable.Lock(wait, filepath.Join(store, LockName))
 	switch {
 	case err == nil:
 		a.locked, a.unlock = store, unlock
@@ -163,7 +163,7 @@ func (a *Agent) release() {
 		if runtime.GOOS == "windows" {
 			// Uninstalling shall find nothing of ours. Elsewhere somebody may
 			// have the file open to lock it; here it is not removed then.
-			os.Remove(filepath.Join(a.locked, lockName))
+			os.Remove(filepath.Join(a.locked, LockName))
 		}
 	}
 	a.locked, a.unlock = "", nil

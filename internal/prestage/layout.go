@@ -19,9 +19,9 @@ import (
 const (
 	ImagesFolder    = "MED-V Images"
 	PrestagedFolder = "PrestagedImages"
-	// asideFolder, inside PrestagedImages, holds what is not for clients:
+	// AsideFolder, inside PrestagedImages, holds what is not for clients:
 	// unfinished files, receipts, the lock.
-	asideFolder   = ".prestage"
+	AsideFolder   = ".prestage"
 	partialSuffix = ".partial"
 )
 
@@ -39,16 +39,21 @@ type folders struct {
 
 func at(h host.Host, images string) folders {
 	staged := h.Join(images, PrestagedFolder)
-	return folders{h, images, staged, h.Join(staged, asideFolder), acl.Images}
+	return folders{h, images, staged, h.Join(staged, AsideFolder), acl.Images}
 }
 
 // profiled returns the folders with the rights of an ACL profile.
 func (f folders) profiled(profile string) folders {
-	f.rights = acl.Images
-	if profile == settings.Strict {
-		f.rights = acl.StrictImages
-	}
+	f.rights = ImagesRights(profile)
 	return f
+}
+
+// ImagesRights returns the rights of "MED-V Images" in an ACL profile.
+func ImagesRights(profile string) acl.List {
+	if profile == settings.Strict {
+		return acl.StrictImages
+	}
+	return acl.Images
 }
 
 // locate finds the places from what the user named: the folder above

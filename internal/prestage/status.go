@@ -104,7 +104,7 @@ func GetStatus(ctx context.Context, h host.Host) (*Status, error) {
 	for _, file := range files {
 		name, version, _, ok := ckm.ParseFileName(file.Name)
 		switch image := repo.ImageName(name, version); {
-		case !ok && file.Name != asideFolder:
+		case !ok && file.Name != AsideFolder:
 			st.Stray = append(st.Stray, file.Name)
 		case ok && !seen[image]:
 			seen[image] = true

@@ -295,8 +295,8 @@ func kind(st fs.FileInfo) host.Kind {
 }
 
 func describe(st fs.FileInfo) string {
-	return map[host.Kind]string{host.KindFile: "a file", host.KindFolder: "a folder"}[kind(st)] +
-		map[host.Kind]string{host.KindOther: "a symbolic link, a junction or another reparse point"}[kind(st)]
+	return map[host.Kind]string{host.KindFile: "a file", host.KindFolder: "a folder",
+		host.KindOther: "a symbolic link, a junction or another reparse point"}[kind(st)]
 }
 
 func (h *Host) stat(path string) (*smb2.Share, string, fs.FileInfo, error) {
