@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -147,9 +146,6 @@ func (a *app) overFleet(ctx context.Context, command string, images []string, li
 		if out.Err = work(ctx, s); out.Err == nil {
 			out.Step = ""
 		}
-		if err := cmp.Or(out.Err, firstError(out.Images)); isLost(ctx, h, err) && ctx.Err() == nil {
-			out.Err = fmt.Errorf("%w any more: %w", fleet.ErrUnreachable, err)
-		}
 		return out
 	}
 	begun := time.Now()
@@ -173,15 +169,6 @@ func (a *app) overFleet(ctx context.Context, command string, images []string, li
 	}
 	if !r.OK() {
 		return silentError{exitSomeFailed}
-	}
-	return nil
-}
-
-func firstError(images []fleet.Image) error {
-	for _, i := range images {
-		if i.Err != nil {
-			return fmt.Errorf("%s: %w", i.Name, i.Err)
-		}
 	}
 	return nil
 }
@@ -260,6 +247,9 @@ func (a *app) pushFleet(ctx context.Context, args []string, images, limit string
 				s.out.Images = append(s.out.Images, fleet.Image{Name: p.String(), Step: s.meter.task(), Err: err})
 				if ctx.Err() != nil {
 					return ctx.Err()
+				}
+				if errors.Is(err, host.ErrUnreachable) {
+					return err
 				}
 				continue
 			}

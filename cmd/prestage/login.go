@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -39,19 +38,6 @@ type remote interface {
 	Close() error
 }
 
-// isLost reports whether err came about because the machine is not there any
-// more, whatever it looks like: what cannot be read back seems damaged.
-func isLost(ctx context.Context, h remote, err error) bool {
-	if err == nil {
-		return false
-	}
-	if s, ok := h.(*smbhost.Host); ok {
-		return s.Lost()
-	}
-	_, gone := h.Stat(ctx, "/")
-	return errors.Is(gone, sshhost.ErrUnreachable)
-}
-
 // dial logs on to a machine.
 func (l *login) dial(ctx context.Context, m fleet.Machine) (remote, error) {
 	name := m.User
@@ -60,9 +46,6 @@ func (l *login) dial(ctx context.Context, m fleet.Machine) (remote, error) {
 	}
 	if m.Kind == fleet.KindSSH {
 		h, err := sshhost.Dial(ctx, sshhost.Options{Name: m.Name, Address: m.Address, Port: m.Port, User: name, Ask: l.answer})
-		if errors.Is(err, sshhost.ErrUnreachable) {
-			err = fmt.Errorf("%w: %w", fleet.ErrUnreachable, err)
-		}
 		if err != nil {
 			return nil, err
 		}
@@ -80,12 +63,7 @@ func (l *login) dial(ctx context.Context, m fleet.Machine) (remote, error) {
 		return nil, err
 	}
 	h, err := smbhost.Dial(ctx, smbhost.Options{Name: m.Name, Address: m.Address, Port: m.Port, User: name, Password: password})
-	switch {
-	case errors.Is(err, smbhost.ErrUnreachable):
-		return nil, fmt.Errorf("%w: %w", fleet.ErrUnreachable, err)
-	case errors.Is(err, smbhost.ErrLogon):
-		return nil, fmt.Errorf("%w: %w", fleet.ErrLogon, err)
-	case err != nil:
+	if err != nil {
 		return nil, err
 	}
 	return h, nil

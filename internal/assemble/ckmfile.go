@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"runtime"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -25,11 +26,13 @@ type CKMFile interface {
 // CheckCKM compares every frame of the CKM r, which has the given size, with
 // the digest of its stored bytes and calls bad for each that differs or is
 // missing, from several goroutines at once. Framed reports whether header,
-// trailer and length are right as well. Nothing is decompressed.
+// trailer and length are right as well. Nothing is decompressed. A place that
+// cannot be read is damage; a file that cannot be read any more is an error.
 func CheckCKM(ctx context.Context, x *ckm.Index, r io.ReaderAt, size int64, add func(int64), bad func(frame int)) (framed bool, err error) {
 	if framed, err = checkFraming(x, r, size); err != nil {
 		return false, err
 	}
+	var unread atomic.Bool
 	g, ctx := errgroup.WithContext(ctx)
 	work := make(chan [2]int)
 	g.Go(func() error {
@@ -56,6 +59,9 @@ func CheckCKM(ctx context.Context, x *ckm.Index, r io.ReaderAt, size int64, add 
 				p := grow(&buf, int(frameEnd(x, span[1]-1)-off))
 				n, err := r.ReadAt(p, off)
 				spoilt := err != nil && !errors.Is(err, io.EOF)
+				if spoilt {
+					unread.Store(true)
+				}
 				for f := span[0]; f < span[1]; f++ {
 					from := int64(x.Frame(f).Offset) - off
 					end := from + int64(x.Frame(f).Stored)
@@ -75,7 +81,15 @@ func CheckCKM(ctx context.Context, x *ckm.Index, r io.ReaderAt, size int64, add 
 			return nil
 		})
 	}
-	return framed, g.Wait()
+	if err := g.Wait(); err != nil {
+		return false, err
+	}
+	if unread.Load() { // in a file that cannot be read at all any more, nothing was found damaged
+		if _, err := checkFraming(x, r, size); err != nil {
+			return false, err
+		}
+	}
+	return framed, nil
 }
 
 func frameEnd(x *ckm.Index, f int) int64 {

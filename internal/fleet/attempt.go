@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"sync/atomic"
 	"time"
+
+	"prestage/internal/host"
 )
 
 // slot is an attempt that runs.
@@ -97,9 +99,9 @@ func (r *run) end(e ended) {
 	case errors.Is(s.cut, errWindow):
 		r.final(i, Interrupted, r.stopped)
 	case errors.Is(s.cut, errStalled):
-		res.Outcome.Err = fmt.Errorf("%w any more: nothing moved for %v", ErrUnreachable, r.Stall)
+		res.Outcome.Err = fmt.Errorf("%w any more: nothing moved for %v", host.ErrUnreachable, r.Stall)
 		r.postpone(i, now)
-	case errors.Is(err, ErrUnreachable):
+	case errors.Is(err, host.ErrUnreachable):
 		r.postpone(i, now)
 	default:
 		r.final(i, Failed, "")
@@ -140,7 +142,7 @@ func (r *run) abandon(i int, s *slot) {
 	res.Took += time.Since(s.begun)
 	res.Outcome = Outcome{Err: fmt.Errorf("it did not end within %v: %w", r.Grace, s.cut)}
 	if errors.Is(s.cut, errStalled) {
-		res.Outcome.Err = fmt.Errorf("%w: %w", ErrUnreachable, res.Outcome.Err)
+		res.Outcome.Err = fmt.Errorf("%w: %w", host.ErrUnreachable, res.Outcome.Err)
 		r.final(i, Unreachable, "")
 		return
 	}

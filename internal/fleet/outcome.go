@@ -2,20 +2,11 @@ package fleet
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"prestage/internal/prestage"
 	"prestage/internal/repo"
 )
-
-// ErrUnreachable says that a machine does not answer: it is off, or the network
-// does not lead there. It is tried again. A Job wraps it.
-var ErrUnreachable = errors.New("the machine does not answer")
-
-// ErrLogon says that a machine answers and does not accept the credentials. A
-// Job wraps it.
-var ErrLogon = errors.New("the machine does not accept the user or the password")
 
 // Job is one attempt on one machine. When ctx ends it returns soon; ctx has no
 // deadline, since a limiter refuses at once what would end after it.

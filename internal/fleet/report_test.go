@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"prestage/internal/host"
 	"prestage/internal/prestage"
 )
 
@@ -57,9 +58,9 @@ func sample() *Report {
 		{Machine: name("pc-001"), State: Done, Outcome: good, Attempts: 1, Begun: begun, Took: 90 * time.Second},
 		{Machine: name("pc-002"), State: Already, Outcome: had, Attempts: 2, Begun: begun, Took: time.Second},
 		{Machine: name("pc-003"), State: Failed, Attempts: 1, Begun: begun, Took: 1500 * time.Millisecond,
-			Outcome: Outcome{Step: "connecting", Err: fmt.Errorf("session setup: %w", ErrLogon)}},
+			Outcome: Outcome{Step: "connecting", Err: fmt.Errorf("session setup: %w", host.ErrLogon)}},
 		{Machine: name("pc-004"), State: Unreachable, Attempts: 9, Begun: begun, Took: time.Minute, Reason: "the window 22:00-06:00 ended",
-			Outcome: Outcome{Step: "connecting", Err: fmt.Errorf("dial: %w", ErrUnreachable)}},
+			Outcome: Outcome{Step: "connecting", Err: fmt.Errorf("dial: %w", host.ErrUnreachable)}},
 		{Machine: name("pc-005"), State: Done, Outcome: bent, Attempts: 1, Begun: begun, Took: time.Hour},
 		{Machine: name("pc-006"), State: Failed, Outcome: half, Attempts: 1, Begun: begun, Took: time.Minute},
 		{Machine: name("pc-007"), State: Interrupted, Attempts: 1, Begun: begun, Took: time.Minute, Reason: "the run was interrupted",

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"prestage/internal/host"
 )
 
 func machines(n int) (list []Machine) {
@@ -81,7 +83,7 @@ func (f *fleetOf) job(ctx context.Context, m Machine, report func(Progress)) Out
 	case "fail":
 		return Outcome{Step: "folders", Err: errBroken}
 	case "off":
-		return Outcome{Step: "connecting", Err: fmt.Errorf("dialling: %w", ErrUnreachable)}
+		return Outcome{Step: "connecting", Err: fmt.Errorf("dialling: %w", host.ErrUnreachable)}
 	case "already":
 		return Outcome{Images: []Image{{Name: "win11:1", Already: true}}}
 	}
@@ -294,7 +296,7 @@ func TestRunManyMachines(t *testing.T) {
 			}
 			time.Sleep(time.Duration(i%13) * time.Second)
 			if tried[i].Add(1) == 1 && i%7 == 0 {
-				return Outcome{Err: ErrUnreachable}
+				return Outcome{Err: host.ErrUnreachable}
 			}
 			return Outcome{}
 		}

@@ -4,6 +4,7 @@ package host
 
 import (
 	"context"
+	"errors"
 	"io"
 	"time"
 
@@ -11,9 +12,23 @@ import (
 	"prestage/internal/settings"
 )
 
+// Errors of machines that are reached over a network. Files of any machine wrap
+// ErrDiskFull, or what durable.IsDiskFull knows.
+var (
+	// ErrUnreachable says that a machine cannot be reached, or not any more: it
+	// is off, or the network is cut. It may be there later.
+	ErrUnreachable = errors.New("the machine does not answer")
+	// ErrLogon says that a machine answers and does not accept the credentials.
+	ErrLogon = errors.New("the machine does not accept the user or the credentials")
+	// ErrDiskFull says that there is no room left on the machine's disk, or in
+	// the user's quota.
+	ErrDiskFull = errors.New("the disk is full")
+)
+
 // A Host is a machine that images are staged on. Paths are absolute paths of
 // that machine. Errors about files wrap fs.ErrNotExist, fs.ErrExist and
-// fs.ErrPermission where they apply. No method follows a symbolic link in the
+// fs.ErrPermission where they apply, and ErrUnreachable once the connection to
+// the machine has ended by itself. No method follows a symbolic link in the
 // last element of a path.
 type Host interface {
 	// Name is how people call the machine.

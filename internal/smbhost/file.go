@@ -16,12 +16,14 @@ import (
 )
 
 // Open implements host.Host.
-func (h *Host) Open(ctx context.Context, path string) (host.File, error) {
+func (h *Host) Open(ctx context.Context, path string) (_ host.File, err error) {
+	defer h.explain(&err)
 	return h.open(ctx, path, os.O_RDONLY)
 }
 
 // OpenWrite implements host.Host.
-func (h *Host) OpenWrite(ctx context.Context, path string) (host.File, error) {
+func (h *Host) OpenWrite(ctx context.Context, path string) (_ host.File, err error) {
+	defer h.explain(&err)
 	s, p, st, err := h.stat(path)
 	if err == nil && attributes(st)&attributeReadOnly != 0 {
 		err = s.Chmod(p, 0o600)
@@ -50,12 +52,15 @@ func (h *Host) open(ctx context.Context, path string, flags int) (host.File, err
 	if err != nil {
 		return nil, err
 	}
-	return &file{f}, nil
+	return &file{f, h}, nil
 }
 
 // file is an open file of the machine. Long reads and writes are cut in parts
 // that are under way at once: the answer to each takes the network's time.
-type file struct{ *smb2.File }
+type file struct {
+	*smb2.File
+	h *Host
+}
 
 const (
 	partSize = 1 << 20 // bytes
@@ -63,7 +68,8 @@ const (
 )
 
 // ReadAt implements io.ReaderAt.
-func (f *file) ReadAt(b []byte, off int64) (int, error) {
+func (f *file) ReadAt(b []byte, off int64) (_ int, err error) {
+	defer f.h.explain(&err)
 	if len(b) <= partSize {
 		return f.readPart(b, off)
 	}
@@ -87,7 +93,8 @@ func (f *file) readPart(b []byte, off int64) (n int, err error) {
 }
 
 // WriteAt implements io.WriterAt.
-func (f *file) WriteAt(b []byte, off int64) (int, error) {
+func (f *file) WriteAt(b []byte, off int64) (_ int, err error) {
+	defer f.h.explain(&err)
 	if len(b) <= partSize {
 		return f.writePart(b, off)
 	}
@@ -127,7 +134,8 @@ func inParts(b []byte, off int64, do func(b []byte, off int64) (int, error)) (in
 }
 
 // Size implements host.File.
-func (f *file) Size() (int64, error) {
+func (f *file) Size() (_ int64, err error) {
+	defer f.h.explain(&err)
 	st, err := f.Stat()
 	if err != nil {
 		return 0, err
@@ -135,10 +143,23 @@ func (f *file) Size() (int64, error) {
 	return st.Size(), nil
 }
 
+// Truncate implements host.File.
+func (f *file) Truncate(size int64) (err error) {
+	defer f.h.explain(&err)
+	return f.File.Truncate(size)
+}
+
+// Close implements host.File.
+func (f *file) Close() (err error) {
+	defer f.h.explain(&err)
+	return f.File.Close()
+}
+
 // Sync implements host.File. A file that is open for reading cannot be flushed:
 // it was, by whoever wrote it.
-func (f *file) Sync() error {
-	err := f.File.Sync()
+func (f *file) Sync() (err error) {
+	defer f.h.explain(&err)
+	err = f.File.Sync()
 	if errors.Is(err, fs.ErrPermission) {
 		return nil
 	}
@@ -149,6 +170,7 @@ func (f *file) Sync() error {
 // remove it as long as that is so, and it is nobody's once the connection of who
 // opened it has ended. A program on the machine itself locks the file at path.
 func (h *Host) Lock(ctx context.Context, path string) (unlock func(), err error) {
+	defer h.explain(&err)
 	s, p, err := h.at(path)
 	if err != nil {
 		return nil, err

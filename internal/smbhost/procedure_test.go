@@ -12,6 +12,7 @@ import (
 
 	"prestage/ckm"
 	"prestage/internal/disk"
+	"prestage/internal/host"
 	"prestage/internal/msrpc"
 	"prestage/internal/pack"
 	"prestage/internal/prestage"
@@ -112,7 +113,7 @@ func TestNoAdministrator(t *testing.T) {
 	if _, err := prestage.Setup(t.Context(), h, `C:\`, ""); !errors.Is(err, fs.ErrPermission) {
 		t.Errorf("an ordinary user who sets up: %v", err)
 	}
-	if _, err := Dial(t.Context(), Options{Name: "127.0.0.1", Port: s.Port, User: "root", Password: "wrong"}); !errors.Is(err, ErrLogon) {
+	if _, err := Dial(t.Context(), Options{Name: "127.0.0.1", Port: s.Port, User: "root", Password: "wrong"}); !errors.Is(err, host.ErrLogon) {
 		t.Errorf("a wrong password: %v", err)
 	}
 }

@@ -20,14 +20,6 @@ import (
 	"prestage/internal/settings"
 )
 
-// ErrUnreachable says that a machine cannot be reached, or not any more: it is
-// off, or the network is cut. It may be there later. ErrLogon says that it does
-// not accept the user or the password.
-var (
-	ErrUnreachable = errors.New("unreachable")
-	ErrLogon       = errors.New("logon refused")
-)
-
 // Options say how a machine is reached.
 type Options struct {
 	Name     string // how people call the machine
@@ -67,7 +59,7 @@ func Dial(ctx context.Context, o Options) (*Host, error) {
 	dialer := net.Dialer{Timeout: o.Silence}
 	c, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(o.Address, o.Port))
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
+		return nil, fmt.Errorf("%w: %w", host.ErrUnreachable, err)
 	}
 	w := watch(c, o.Silence)
 	initiator := &smb2.NTLMInitiator{User: o.User, Password: o.Password}
@@ -79,10 +71,10 @@ func Dial(ctx context.Context, o Options) (*Host, error) {
 	if err != nil {
 		w.Close()
 		if w.gone.Load() {
-			return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
+			return nil, fmt.Errorf("%w: %w", host.ErrUnreachable, err)
 		}
 		if c := status(err); c == statusLogonFailure || c == statusAccountLocked || c == statusAccountDisabled || c == statusPasswordExpired {
-			return nil, fmt.Errorf("%w: user %s: %w", ErrLogon, o.User, err)
+			return nil, fmt.Errorf("%w: user %s: %w", host.ErrLogon, o.User, err)
 		}
 		return nil, fmt.Errorf("logging on to %s: %w", o.Name, err)
 	}
@@ -99,9 +91,17 @@ func (h *Host) Close() error {
 	return err
 }
 
-// Lost reports whether the connection has ended by itself: what fails after that
-// fails because the machine is not there any more.
-func (h *Host) Lost() bool { return h.conn.gone.Load() }
+// explain says of an error what it means to the procedure: that the machine is
+// not there any more, or that its disk is full.
+func (h *Host) explain(err *error) {
+	switch c := status(*err); {
+	case *err == nil, errors.Is(*err, host.ErrUnreachable), errors.Is(*err, host.ErrDiskFull):
+	case h.conn.gone.Load():
+		*err = fmt.Errorf("%s: %w any more: %w", h.o.Name, host.ErrUnreachable, *err)
+	case c == statusDiskFull, c == statusQuotaExceeded:
+		*err = fmt.Errorf("%s: %w: %w", h.o.Name, host.ErrDiskFull, *err)
+	}
+}
 
 // Name implements host.Host.
 func (h *Host) Name() string { return h.o.Name }
@@ -166,7 +166,8 @@ func (h *Host) Split(path string) (dir, base string) {
 func (h *Host) SameName(a, b string) bool { return strings.EqualFold(a, b) }
 
 // Settings implements host.Host.
-func (h *Host) Settings(context.Context) (settings.Settings, error) {
+func (h *Host) Settings(context.Context) (_ settings.Settings, err error) {
+	defer h.explain(&err)
 	hive, err := h.hive()
 	if err != nil {
 		return settings.Settings{}, err
@@ -175,7 +176,8 @@ func (h *Host) Settings(context.Context) (settings.Settings, error) {
 }
 
 // SaveSettings implements host.Host.
-func (h *Host) SaveSettings(_ context.Context, s settings.Settings) error {
+func (h *Host) SaveSettings(_ context.Context, s settings.Settings) (err error) {
+	defer h.explain(&err)
 	hive, err := h.hive()
 	if err != nil {
 		return err
@@ -190,7 +192,8 @@ func (d descriptor) Size() int       { return len(d) }
 func (d descriptor) Encode(p []byte) { copy(p, d) }
 
 // MakeFolder implements host.Host.
-func (h *Host) MakeFolder(ctx context.Context, path string, rights acl.List) error {
+func (h *Host) MakeFolder(ctx context.Context, path string, rights acl.List) (err error) {
+	defer h.explain(&err)
 	s, p, err := h.at(path)
 	if err != nil {
 		return err
@@ -226,7 +229,8 @@ func deviations(s *smb2.Share, p string, want acl.Descriptor) ([]string, error) 
 }
 
 // CheckFolder implements host.Host.
-func (h *Host) CheckFolder(_ context.Context, path string, rights acl.List) ([]string, error) {
+func (h *Host) CheckFolder(_ context.Context, path string, rights acl.List) (_ []string, err error) {
+	defer h.explain(&err)
 	s, p, st, err := h.stat(path)
 	if err != nil {
 		return nil, err
@@ -238,7 +242,8 @@ func (h *Host) CheckFolder(_ context.Context, path string, rights acl.List) ([]s
 }
 
 // Seal implements host.Host.
-func (h *Host) Seal(_ context.Context, path string, rights acl.List) error {
+func (h *Host) Seal(_ context.Context, path string, rights acl.List) (err error) {
+	defer h.explain(&err)
 	s, p, st, err := h.stat(path)
 	if err != nil {
 		return err
@@ -255,7 +260,8 @@ func (h *Host) Seal(_ context.Context, path string, rights acl.List) error {
 }
 
 // CheckSealed implements host.Host.
-func (h *Host) CheckSealed(_ context.Context, path string, rights acl.List) ([]string, error) {
+func (h *Host) CheckSealed(_ context.Context, path string, rights acl.List) (_ []string, err error) {
+	defer h.explain(&err)
 	s, p, st, err := h.stat(path)
 	if err != nil {
 		return nil, err
@@ -309,7 +315,8 @@ func (h *Host) stat(path string) (*smb2.Share, string, fs.FileInfo, error) {
 }
 
 // Stat implements host.Host.
-func (h *Host) Stat(_ context.Context, path string) (host.Info, error) {
+func (h *Host) Stat(_ context.Context, path string) (_ host.Info, err error) {
+	defer h.explain(&err)
 	_, _, st, err := h.stat(path)
 	if err != nil {
 		return host.Info{}, err
@@ -322,7 +329,8 @@ func info(st fs.FileInfo) host.Info {
 }
 
 // ReadDir implements host.Host.
-func (h *Host) ReadDir(_ context.Context, path string) ([]host.Info, error) {
+func (h *Host) ReadDir(_ context.Context, path string) (_ []host.Info, err error) {
+	defer h.explain(&err)
 	s, p, st, err := h.stat(path)
 	if err != nil {
 		return nil, err
@@ -342,7 +350,8 @@ func (h *Host) ReadDir(_ context.Context, path string) ([]host.Info, error) {
 }
 
 // FreeSpace implements host.Host.
-func (h *Host) FreeSpace(_ context.Context, folder string) (int64, error) {
+func (h *Host) FreeSpace(_ context.Context, folder string) (_ int64, err error) {
+	defer h.explain(&err)
 	s, p, err := h.at(folder)
 	if err != nil {
 		return 0, err
@@ -356,7 +365,8 @@ func (h *Host) FreeSpace(_ context.Context, folder string) (int64, error) {
 
 // Rename implements host.Host. The machine may still hold what a connection
 // that was cut had open; so a file that is in use is tried again.
-func (h *Host) Rename(ctx context.Context, from, to string) error {
+func (h *Host) Rename(ctx context.Context, from, to string) (err error) {
+	defer h.explain(&err)
 	s, f, err := h.at(from)
 	if err != nil {
 		return err
@@ -369,7 +379,8 @@ func (h *Host) Rename(ctx context.Context, from, to string) error {
 }
 
 // Remove implements host.Host.
-func (h *Host) Remove(ctx context.Context, path string) error {
+func (h *Host) Remove(ctx context.Context, path string) (err error) {
+	defer h.explain(&err)
 	s, p, err := h.at(path)
 	if err != nil {
 		return err
@@ -379,7 +390,8 @@ func (h *Host) Remove(ctx context.Context, path string) error {
 
 // InUse implements host.Host: a file that somebody has open cannot be opened to
 // be removed, unless they let it be.
-func (h *Host) InUse(_ context.Context, path string) (bool, error) {
+func (h *Host) InUse(_ context.Context, path string) (_ bool, err error) {
+	defer h.explain(&err)
 	s, p, _, err := h.stat(path)
 	if err != nil {
 		return false, err
@@ -391,8 +403,10 @@ func (h *Host) InUse(_ context.Context, path string) (bool, error) {
 	return false, err
 }
 
-// NTSTATUS codes that say that somebody has a file open (MS-ERREF 2.3.1).
+// NTSTATUS codes (MS-ERREF 2.3.1).
 const (
+	statusDiskFull         = 0xc000007f
+	statusQuotaExceeded    = 0xc0000044
 	statusSharingViolation = 0xc0000043
 	statusFileLockConflict = 0xc0000054
 	statusDeletePending    = 0xc0000056

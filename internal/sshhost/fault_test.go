@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"prestage/internal/durable"
+	"prestage/internal/host"
 	"prestage/internal/localhost"
 	"prestage/internal/settings"
 	"prestage/internal/testenv"
@@ -102,7 +102,7 @@ func unreachable(t *testing.T, h *Host, why string) {
 		"sync":      func() error { return h.syncFolder(t.Context(), dir) },
 	} {
 		within(t, 5*time.Second, name, func() {
-			if err := do(); !errors.Is(err, ErrUnreachable) || !strings.Contains(err.Error(), why) {
+			if err := do(); !errors.Is(err, host.ErrUnreachable) || !strings.Contains(err.Error(), why) {
 				t.Errorf("%s: error %v", name, err)
 			}
 		})
@@ -135,7 +135,7 @@ func TestClose(t *testing.T) {
 	s := startSSHD(t, 0)
 	h := s.dial(t, nil)
 	must(t, h.Close())
-	if _, err := h.Stat(t.Context(), s.dir); !errors.Is(err, fs.ErrClosed) || errors.Is(err, ErrUnreachable) {
+	if _, err := h.Stat(t.Context(), s.dir); !errors.Is(err, fs.ErrClosed) || errors.Is(err, host.ErrUnreachable) {
 		t.Errorf("after closing: %v", err)
 	}
 }
@@ -164,16 +164,16 @@ func TestCutWhileWriting(t *testing.T) {
 					break
 				}
 			}
-			if !errors.Is(err, ErrUnreachable) {
+			if !errors.Is(err, host.ErrUnreachable) {
 				t.Errorf("writing: %v", err)
 			}
-			if _, err := f.ReadAt(make([]byte, 10), 0); !errors.Is(err, ErrUnreachable) {
+			if _, err := f.ReadAt(make([]byte, 10), 0); !errors.Is(err, host.ErrUnreachable) {
 				t.Errorf("reading: %v", err)
 			}
-			if err := f.Sync(); !errors.Is(err, ErrUnreachable) {
+			if err := f.Sync(); !errors.Is(err, host.ErrUnreachable) {
 				t.Errorf("syncing: %v", err)
 			}
-			if err := f.Close(); !errors.Is(err, ErrUnreachable) {
+			if err := f.Close(); !errors.Is(err, host.ErrUnreachable) {
 				t.Errorf("closing: %v", err)
 			}
 		})
@@ -194,7 +194,7 @@ func TestReadOfEndedConnection(t *testing.T) {
 		must(t, syscall.Kill(pid, syscall.SIGKILL))
 	}
 	for _, size := range []int{10, 1 << 20} {
-		if _, err := f.ReadAt(b[:size], 0); !errors.Is(err, ErrUnreachable) {
+		if _, err := f.ReadAt(b[:size], 0); !errors.Is(err, host.ErrUnreachable) {
 			t.Errorf("after the end: %v", err)
 		}
 	}
@@ -221,7 +221,7 @@ func TestDiskFull(t *testing.T) {
 		err = e
 	}
 	f.Close()
-	if !durable.IsDiskFull(err) {
+	if !errors.Is(err, host.ErrDiskFull) {
 		t.Errorf("a full disk: %v", err)
 	}
 	must(t, h.Remove(t.Context(), p))

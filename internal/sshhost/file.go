@@ -175,11 +175,11 @@ func (f *file) failed(op string, err error) error { return f.h.at(op, f.f.Name()
 // full says of a write that failed that the disk is full, if it is: SFTP has no
 // word for it.
 func (f *file) full(err error, n int) error {
-	if err == nil || errors.Is(err, ErrUnreachable) {
+	if err == nil || errors.Is(err, host.ErrUnreachable) {
 		return err
 	}
 	if free, e := f.h.FreeSpace(f.ctx, f.f.Name()); e == nil && free < int64(max(n, 1<<20)) {
-		return fmt.Errorf("%w: %w", err, errDiskFull)
+		return fmt.Errorf("%w: %w", host.ErrDiskFull, err)
 	}
 	return err
 }

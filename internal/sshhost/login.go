@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"prestage/internal/host"
+
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
 )
@@ -201,7 +203,7 @@ func (l *login) explain(err error) error {
 	if l.o.Ask != nil {
 		what += " and the password that was given"
 	}
-	return fmt.Errorf("%s%s; check the user, and that the key is in the machine's authorized_keys (%w)", what, notes, err)
+	return fmt.Errorf("%w: %s%s; check the user, and that the key is in the machine's authorized_keys (%w)", host.ErrLogon, what, notes, err)
 }
 
 func (l *login) close() {

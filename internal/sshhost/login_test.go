@@ -22,6 +22,7 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
 
+	"prestage/internal/host"
 	"prestage/internal/testenv"
 )
 
@@ -225,10 +226,10 @@ func TestUnreachable(t *testing.T) {
 			t.Errorf("it took %v", took)
 		}
 	}
-	dial(t.Context(), ErrUnreachable) // nobody answers
+	dial(t.Context(), host.ErrUnreachable) // nobody answers
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	dial(ctx, context.DeadlineExceeded)
 	l.Close()
-	dial(t.Context(), ErrUnreachable)
+	dial(t.Context(), host.ErrUnreachable)
 }

@@ -20,6 +20,7 @@ import (
 	"prestage/ckm"
 	"prestage/internal/acl"
 	"prestage/internal/disk"
+	"prestage/internal/host"
 	"prestage/internal/localhost"
 	"prestage/internal/pack"
 	"prestage/internal/prestage"
@@ -256,7 +257,7 @@ func TestPushIsCut(t *testing.T) {
 	must(t, err)
 	m := &cutter{Meter: progress.Discard, n: n}
 	m.after.Store(6 << 20)
-	if _, err = prestage.Push(ctx, h, r, "win11", 1, nil, m); !errors.Is(err, ErrUnreachable) {
+	if _, err = prestage.Push(ctx, h, r, "win11", 1, nil, m); !errors.Is(err, host.ErrUnreachable) {
 		t.Fatalf("a push that was cut: %v", err)
 	}
 	staged := filepath.Join(s.dir, "MED-V Images", "PrestagedImages")

@@ -47,10 +47,6 @@ type Options struct {
 	Silence time.Duration
 }
 
-// ErrUnreachable says that a machine cannot be reached, or not any more: it is
-// off, or the network is cut. It may be there later.
-var ErrUnreachable = errors.New("unreachable")
-
 // Host is a Linux machine. The connection is one for all; it ends with Close.
 type Host struct {
 	o      Options
@@ -72,7 +68,7 @@ type Host struct {
 var _ host.Host = (*Host)(nil)
 
 // Dial connects to a machine, checks that it is the one that is known by this
-// name, and logs on. The error wraps ErrUnreachable when there is no answer.
+// name, and logs on. The error wraps host.ErrUnreachable when there is no answer.
 func Dial(ctx context.Context, o Options) (*Host, error) {
 	o, err := o.complete()
 	if err != nil {
@@ -88,7 +84,7 @@ func Dial(ctx context.Context, o Options) (*Host, error) {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		return nil, fmt.Errorf("%s is %w: %w", o.Name, ErrUnreachable, err)
+		return nil, fmt.Errorf("%s: %w: %w", o.Name, host.ErrUnreachable, err)
 	}
 	h := &Host{o: o, conn: watch(c, o.Silence), nonce: rand.Text(), gone: make(chan struct{})}
 	defer context.AfterFunc(ctx, func() { h.conn.cut(ctx.Err()) })()
@@ -130,9 +126,9 @@ func (h *Host) notLoggedOn(err error) error {
 	case errors.Is(why, context.Canceled), errors.Is(why, context.DeadlineExceeded):
 		return why
 	case !errors.Is(why, errEnded):
-		return fmt.Errorf("%s is %w: %w", h.o.Name, ErrUnreachable, why)
+		return fmt.Errorf("%s: %w: %w", h.o.Name, host.ErrUnreachable, why)
 	case errors.Is(err, io.EOF), errors.As(err, &network):
-		return fmt.Errorf("%s is %w: %w", h.o.Name, ErrUnreachable, err)
+		return fmt.Errorf("%s: %w: %w", h.o.Name, host.ErrUnreachable, err)
 	}
 	return fmt.Errorf("logging on to %s: %w", h.o.Name, err)
 }
@@ -184,7 +180,7 @@ func (h *Host) Close() error {
 
 // explain says of an error that the connection has ended, if it has.
 func (h *Host) explain(err error) error {
-	if err == nil || errors.Is(err, ErrUnreachable) {
+	if err == nil || errors.Is(err, host.ErrUnreachable) {
 		return err
 	}
 	var network net.Error
@@ -202,7 +198,7 @@ func (h *Host) explain(err error) error {
 	case errors.Is(why, fs.ErrClosed):
 		return fmt.Errorf("the connection to %s: %w", h.o.Name, why)
 	default:
-		return fmt.Errorf("%s is %w: %w", h.o.Name, ErrUnreachable, why)
+		return fmt.Errorf("%s: %w: %w", h.o.Name, host.ErrUnreachable, why)
 	}
 }
 
@@ -235,7 +231,7 @@ func (h *Host) lstat(ctx context.Context, p string) (fs.FileInfo, error) {
 
 // at names the path that an error is about, and says if the connection has ended.
 func (h *Host) at(op, p string, err error) error {
-	if err = h.explain(err); err == nil || errors.Is(err, ErrUnreachable) {
+	if err = h.explain(err); err == nil || errors.Is(err, host.ErrUnreachable) {
 		return err
 	}
 	var named *fs.PathError

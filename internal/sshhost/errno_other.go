@@ -1,8 +1,0 @@
-//go:build !windows
-
-package sshhost
-
-import "syscall"
-
-// errDiskFull is what this system, not the machine, calls a full disk.
-const errDiskFull = syscall.ENOSPC
