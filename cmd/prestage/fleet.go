@@ -221,7 +221,7 @@ func machineLine(m *fleet.MachineReport) string {
 }
 
 // pushFleet pushes images to machines, setting up those that are not yet.
-func (a *app) pushFleet(ctx context.Context, args []string, images, limit string, f *fleetFlags) error {
+func (a *app) pushFleet(ctx context.Context, args []string, images, limit, how string, f *fleetFlags) error {
 	r, err := a.repository(images)
 	if err != nil {
 		return err
@@ -242,7 +242,7 @@ func (a *app) pushFleet(ctx context.Context, args []string, images, limit string
 		for _, p := range packages {
 			s.step("push", p.String())
 			began := time.Now()
-			done, err := prestage.Push(ctx, s.host, r, p.name, p.version, nil, s.meter)
+			done, err := prestage.Push(ctx, s.host, r, p.name, p.version, prestage.PushOptions{How: how, Meter: s.meter})
 			if err != nil {
 				s.out.Images = append(s.out.Images, fleet.Image{Name: p.String(), Step: s.meter.task(), Err: err})
 				if ctx.Err() != nil {

@@ -13,7 +13,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"prestage/internal/agent"
 	"prestage/internal/prestage"
 	"prestage/internal/service"
 )
@@ -121,7 +120,7 @@ func (a *app) installerRemove(ctx context.Context) error {
 		return err
 	}
 	for _, store := range stores {
-		more, err := contents(store, prestage.PrestagedFolder, agent.LockName)
+		more, err := contents(store, prestage.PrestagedFolder, prestage.AgentLock)
 		if err != nil {
 			return err
 		}
@@ -139,7 +138,7 @@ func (a *app) installerRemove(ctx context.Context) error {
 		return err
 	}
 	for _, store := range stores {
-		own = append(own, filepath.Join(store, agent.LockName))
+		own = append(own, filepath.Join(store, prestage.AgentLock))
 	}
 	for _, path := range append(own, aside, staged) {
 		if err := removeEmpty(path); err != nil {

@@ -13,7 +13,7 @@ import (
 )
 
 func (a *app) pushCommand() *cobra.Command {
-	var images, limit string
+	var images, limit, how string
 	var f fleetFlags
 	cmd := &cobra.Command{
 		Use:   "push IMAGE...",
@@ -22,11 +22,22 @@ func (a *app) pushCommand() *cobra.Command {
 administrative shares and on Linux machines over SSH: folders, rights, both files,
 the check, read-only and the location, and a report of it all. A machine that is
 off is tried again for as long as --retry says; the same command run again goes on
-where it was cut. The exit code is 5 when any machine is not as it should be.`,
+where it was cut. The exit code is 5 when any machine is not as it should be.
+
+--verify says how a copy is checked before it counts:
+  readback  every byte is read from the disk and compared, by the machine itself
+            where it has prestage (Linux), over the network elsewhere
+  host      the machine itself does that with what it has: prestage, sha256sum, or
+            the agent that runs there; over the network where it has nothing
+  sample    a hundredth is read over the network
+  none      nothing is; the receipt says so`,
 		Args: atLeast(1, "one IMAGE or more"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if !prestage.KnownHow(how) {
+				return usageError{fmt.Errorf("--verify %q: use readback, host, sample or none", how)}
+			}
 			if f.given() {
-				return a.pushFleet(cmd.Context(), args, images, limit, &f)
+				return a.pushFleet(cmd.Context(), args, images, limit, how, &f)
 			}
 			r, err := a.repository(images)
 			if err != nil {
@@ -34,7 +45,7 @@ where it was cut. The exit code is 5 when any machine is not as it should be.`,
 			}
 			done := []pushed{}
 			err = each(cmd.Context(), a, args, func(arg string) error {
-				p, err := a.push(cmd.Context(), r, arg, limit)
+				p, err := a.push(cmd.Context(), r, arg, limit, how)
 				if err == nil {
 					done = append(done, *p)
 				}
@@ -49,18 +60,27 @@ where it was cut. The exit code is 5 when any machine is not as it should be.`,
 						fmt.Fprintln(w, c)
 					}
 					if p.Already {
-						fmt.Fprintf(w, "%s is staged already, verified %s\n", p.Image, p.Receipt.Verified.Local().Format("2006-01-02 15:04:05"))
+						fmt.Fprintf(w, "%s is staged already, %s %s\n", p.Image, checkedHow[p.Receipt.How], p.Receipt.Verified.Local().Format("2006-01-02 15:04:05"))
 						continue
 					}
-					fmt.Fprintf(w, "staged %s: %s, read back and checked, marked read-only\n", p.Image, size(p.Size))
+					fmt.Fprintf(w, "staged %s: %s, %s, marked read-only\n", p.Image, size(p.Size), checkedHow[p.Receipt.How])
 				}
 			}))
 		},
 	}
 	imagesFlag(cmd, &images)
 	limitFlag(cmd, &limit)
+	cmd.Flags().StringVar(&how, "verify", prestage.HowReadback, "how a copy is checked: readback, host, sample or none")
 	f.add(cmd)
 	return cmd
+}
+
+// checkedHow says to people how a copy was checked.
+var checkedHow = map[string]string{
+	prestage.HowReadback: "read back and checked",
+	prestage.HowHost:     "checked by the machine itself",
+	prestage.HowSample:   "a sample read back and checked",
+	prestage.HowNone:     "not read back",
 }
 
 // imageVersion is a version of an image.
@@ -90,7 +110,7 @@ type pushed struct {
 	*prestage.Pushed
 }
 
-func (a *app) push(ctx context.Context, r repo.Repository, arg, limit string) (*pushed, error) {
+func (a *app) push(ctx context.Context, r repo.Repository, arg, limit, how string) (*pushed, error) {
 	name, version, err := imageIn(ctx, r, arg)
 	if err != nil {
 		return nil, err
@@ -100,7 +120,7 @@ func (a *app) push(ctx context.Context, r repo.Repository, arg, limit string) (*
 		return nil, err
 	}
 	h := a.host()
-	p, err := prestage.Push(ctx, h, r, name, version, l, a.meter)
+	p, err := prestage.Push(ctx, h, r, name, version, prestage.PushOptions{How: how, Limit: l, Meter: a.meter})
 	if err != nil {
 		return nil, err
 	}

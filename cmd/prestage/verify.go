@@ -8,27 +8,38 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"prestage/ckm"
 	"prestage/internal/assemble"
 	"prestage/internal/bundle"
 	"prestage/internal/prestage"
+	"prestage/internal/repo"
 	"prestage/internal/verify"
 )
 
 func (a *app) verifyCommand() *cobra.Command {
-	var images string
+	var images, index string
 	cmd := &cobra.Command{
 		Use:   "verify PATH|IMAGE ...",
 		Short: "Check packages and installed images, and name all damage",
 		Long: `PATH is a file of a package, a folder of packages, a pre-stage folder, the folder
 of an installed image, or a deployment package; IMAGE stands for every copy on
 this machine. An installed image that was used has been changed by its user, and
-verify says so.
+verify says so. With --index, PATH is a CKM, whatever it is called, and is compared
+with that INDEX.
 
 The exit code is 3 when anything is damaged.`,
 		Args: atLeast(1, "a PATH or an IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			results := []verified{}
 			err := each(cmd.Context(), a, args, func(arg string) error {
+				if index != "" {
+					v, err := a.verifyFile(cmd.Context(), arg, index)
+					if err != nil {
+						return fmt.Errorf("%s: %w", arg, err)
+					}
+					results = append(results, *v)
+					return nil
+				}
 				if bundle.Is(arg) {
 					v, err := a.verifyBundle(cmd.Context(), arg)
 					if err != nil {
@@ -63,6 +74,7 @@ The exit code is 3 when anything is damaged.`,
 		},
 	}
 	imagesFlag(cmd, &images)
+	cmd.Flags().StringVar(&index, "index", "", "the INDEX to compare a CKM with")
 	return cmd
 }
 
@@ -71,7 +83,8 @@ type verified struct {
 	Name    string           `json:"name"`
 	Version uint32           `json:"version"`
 	Where   string           `json:"where"`
-	Kind    string           `json:"kind"` // package, staged, installed, bundle
+	Kind    string           `json:"kind"`           // package, staged, installed, bundle, file
+	Digest  string           `json:"package_digest"` // of a package that is whole
 	OK      bool             `json:"ok"`
 	Faults  []assemble.Fault `json:"faults"`
 
@@ -87,16 +100,57 @@ func (a *app) verify(ctx context.Context, t target) (*verified, error) {
 		v.Faults, err = verifyInstalled(ctx, a, t)
 	case t.staged:
 		v.Kind, v.Where = "staged", t.folder.String()
-		v.Faults, err = prestage.VerifyPackage(ctx, a.host(), t.name, t.version, a.meter)
+		v.Digest, v.Faults, err = prestage.VerifyPackage(ctx, a.host(), t.name, t.version, a.meter)
 	default:
 		v.Where = t.folder.String()
-		_, v.Faults, err = verify.Package(ctx, verify.Folder(t.folder), t.name, t.version, a.meter)
+		var x *ckm.Index
+		x, v.Faults, err = verify.Package(ctx, verify.Folder(t.folder), t.name, t.version, a.meter)
+		v.identify(x)
 	}
-	if v.Faults == nil {
+	v.conclude()
+	return v, err
+}
+
+// verifyFile compares a CKM with an INDEX, wherever they lie.
+func (a *app) verifyFile(ctx context.Context, data, index string) (*verified, error) {
+	head, err := readHead(index)
+	if err != nil {
+		return nil, err
+	}
+	open := func(file string) (verify.File, error) {
+		if file == ckm.IndexName(head.Name, head.Version) {
+			return repo.OpenFile(index)
+		}
+		return repo.OpenFile(data)
+	}
+	v := &verified{Name: head.Name, Version: head.Version, Where: data, Kind: "file", what: data}
+	x, faults, err := verify.Package(ctx, open, head.Name, head.Version, a.meter)
+	v.Faults = faults
+	v.identify(x)
+	v.conclude()
+	return v, err
+}
+
+func readHead(index string) (*ckm.Head, error) {
+	f, err := repo.OpenFile(index)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return repo.ReadHead(io.NewSectionReader(f, 0, ckm.MaxIndexSize))
+}
+
+// identify says of what package the faults are, if that is known.
+func (v *verified) identify(x *ckm.Index) {
+	if x != nil && len(v.Faults) == 0 {
+		v.Digest = x.Digest().String()
+	}
+}
+
+func (v *verified) conclude() {
+	if v.OK = len(v.Faults) == 0; v.OK {
 		v.Faults = []assemble.Fault{}
 	}
-	v.OK = len(v.Faults) == 0
-	return v, err
 }
 
 // verifyBundle checks a deployment package, which has no name and no version.
@@ -105,10 +159,8 @@ func (a *app) verifyBundle(ctx context.Context, dir string) (*verified, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &verified{Where: dir, Kind: "bundle", OK: len(faults) == 0, Faults: faults, what: "deployment package " + dir}
-	if v.Faults == nil {
-		v.Faults = []assemble.Fault{}
-	}
+	v := &verified{Where: dir, Kind: "bundle", Faults: faults, what: "deployment package " + dir}
+	v.conclude()
 	return v, nil
 }
 

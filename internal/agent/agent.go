@@ -33,10 +33,6 @@ import (
 // ErrRunning says that another agent works on the same image store.
 var ErrRunning = errors.New("another agent is running")
 
-// LockName is the file in the image store that is locked by the agent that
-// works on it.
-const LockName = ".agent.lock"
-
 // Times say how patient an agent is.
 type Times struct {
 	Look, LookMax   time.Duration // between looks at folders and settings: more each time that nothing has changed
@@ -59,8 +55,10 @@ type Agent struct {
 
 	self   image             // what keeps the agent from working at all
 	images map[string]*image // by name, those that are not installed yet
-	locked string            // the image store whose lock is held
-	unlock func()
+	// attested is what the packages that were checked looked like, by NAME:N.
+	attested map[string]string
+	locked   string // the image store whose lock is held
+	unlock   func()
 }
 
 // New returns the agent of a host, with DefaultTimes.
@@ -142,7 +140,7 @@ func (a *Agent) lock(ctx context.Context, store string) error {
 	a.release()
 	wait, cancel := context.WithTimeout(ctx, 2*time.Second) // the one before may be about to end
 	defer cancel()
-	unlock, err := durable.Lock(wait, filepath.Join(store, LockName))
+	unlock, err := durable.Lock(wait, filepath.Join(store, prestage.AgentLock))
 	switch {
 	case err == nil:
 		a.locked, a.unlock = store, unlock
@@ -163,7 +161,7 @@ func (a *Agent) release() {
 		if runtime.GOOS == "windows" {
 			// Uninstalling shall find nothing of ours. Elsewhere somebody may
 			// have the file open to lock it; here it is not removed then.
-			os.Remove(filepath.Join(a.locked, LockName))
+			os.Remove(filepath.Join(a.locked, prestage.AgentLock))
 		}
 	}
 	a.locked, a.unlock = "", nil
@@ -196,6 +194,7 @@ func (a *Agent) round(ctx context.Context, t *task, err error) time.Duration {
 			delete(a.images, name)
 		}
 	}
+	a.attest(ctx, t)
 	return next
 }
 

@@ -94,7 +94,7 @@ func (t *task) fingerprint(name string) string {
 	for _, v := range t.packages[name] {
 		for _, f := range []*host.Info{v.index, v.data} {
 			if f != nil {
-				fmt.Fprintf(&b, " %s %d %d", f.Name, f.Size, f.Modified.UnixNano())
+				b.WriteString(appearance(f))
 			}
 		}
 	}

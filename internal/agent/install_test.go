@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"prestage/ckm"
+	"prestage/internal/prestage"
 	"prestage/internal/repo"
 	"prestage/internal/settings"
 )
@@ -290,5 +291,37 @@ func TestKeepsLooking(t *testing.T) {
 	m.installs(p)
 	if strings.Contains(m.log.String(), "waiting") {
 		t.Errorf("nothing was assigned to wait for:\n%s", m.log)
+	}
+}
+
+// A package that came by itself gets a receipt, once it was read; a damaged one
+// gets none, and is read once.
+func TestAttest(t *testing.T) {
+	m := newMachine(t)
+	good, bad := newParcel(t, "good", 1, 1, 600<<10), newParcel(t, "bad", 1, 2, 600<<10)
+	bad.ckm[len(bad.ckm)/2] ^= 1
+	m.stage(good)
+	m.stage(bad)
+	for _, p := range []parcel{good, bad} {
+		must(t, prestage.Seal(t.Context(), m.host, p.name, p.number))
+	}
+	m.start()
+	m.tells(Warned, "package bad:1 in "+m.staged+" is damaged")
+	m.eventually("good has a receipt", func() bool {
+		st, err := prestage.GetStatus(t.Context(), m.host)
+		must(t, err)
+		for _, p := range st.Packages {
+			if p.Name == "bad" && p.Verified != nil {
+				t.Fatal("the damaged package has a receipt")
+			}
+			if p.Name == "good" && p.Verified != nil {
+				return p.How == prestage.HowReadback
+			}
+		}
+		return false
+	})
+	m.rests()
+	if n := m.log.count(Warned, "is damaged"); n != 1 {
+		t.Errorf("damage was told %d times:\n%s", n, m.log)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"runtime"
 	"sync/atomic"
 
@@ -29,40 +30,68 @@ type CKMFile interface {
 // trailer and length are right as well. Nothing is decompressed. A place that
 // cannot be read is damage; a file that cannot be read any more is an error.
 func CheckCKM(ctx context.Context, x *ckm.Index, r io.ReaderAt, size int64, add func(int64), bad func(frame int)) (framed bool, err error) {
+	return checkCKM(ctx, x, r, size, checkSpans(x), add, bad)
+}
+
+// SampleCKM is CheckCKM for about a share of the frames, from 0 to 1, chosen at
+// random, the first and the last ones among them. It calls begin with the
+// number of bytes that it is going to read.
+func SampleCKM(ctx context.Context, x *ckm.Index, r io.ReaderAt, size int64, share float64, begin, add func(int64), bad func(frame int)) (framed bool, err error) {
+	all := checkSpans(x)
+	var some []frameSpan
+	total := int64(0)
+	for i, s := range all {
+		if i == 0 || i == len(all)-1 || rand.Float64() < share {
+			some = append(some, s)
+			total += s.bytes(x)
+		}
+	}
+	begin(total)
+	return checkCKM(ctx, x, r, size, some, add, bad)
+}
+
+// frameSpan are neighbouring frames, from first to before end.
+type frameSpan struct{ first, end int }
+
+func (s frameSpan) bytes(x *ckm.Index) int64 {
+	return frameEnd(x, s.end-1) - int64(x.Frame(s.first).Offset)
+}
+
+// checkSpans returns all frames in parts of up to checkSpan bytes, or one frame.
+func checkSpans(x *ckm.Index) (spans []frameSpan) {
+	for first := 0; first < x.Frames(); {
+		end := first + 1
+		for end < x.Frames() && frameEnd(x, end)-int64(x.Frame(first).Offset) <= checkSpan {
+			end++
+		}
+		spans = append(spans, frameSpan{first, end})
+		first = end
+	}
+	return spans
+}
+
+func checkCKM(ctx context.Context, x *ckm.Index, r io.ReaderAt, size int64, spans []frameSpan, add func(int64), bad func(frame int)) (framed bool, err error) {
 	if framed, err = checkFraming(x, r, size); err != nil {
 		return false, err
 	}
-	var unread atomic.Bool
+	var (
+		next   atomic.Int64
+		unread atomic.Bool
+	)
 	g, ctx := errgroup.WithContext(ctx)
-	work := make(chan [2]int)
-	g.Go(func() error {
-		defer close(work)
-		for first := 0; first < x.Frames(); {
-			end := first + 1
-			for end < x.Frames() && frameEnd(x, end)-int64(x.Frame(first).Offset) <= checkSpan {
-				end++
-			}
-			select {
-			case work <- [2]int{first, end}:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-			first = end
-		}
-		return nil
-	})
 	for range runtime.GOMAXPROCS(0) {
 		g.Go(func() error {
 			buf := make([]byte, checkSpan)
-			for span := range work {
-				off := int64(x.Frame(span[0]).Offset)
-				p := grow(&buf, int(frameEnd(x, span[1]-1)-off))
+			for i := next.Add(1) - 1; i < int64(len(spans)); i = next.Add(1) - 1 {
+				span := spans[i]
+				off := int64(x.Frame(span.first).Offset)
+				p := grow(&buf, int(span.bytes(x)))
 				n, err := r.ReadAt(p, off)
 				spoilt := err != nil && !errors.Is(err, io.EOF)
 				if spoilt {
 					unread.Store(true)
 				}
-				for f := span[0]; f < span[1]; f++ {
+				for f := span.first; f < span.end; f++ {
 					from := int64(x.Frame(f).Offset) - off
 					end := from + int64(x.Frame(f).Stored)
 					if spoilt { // a place that cannot be read spoils its own frame alone

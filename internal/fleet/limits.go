@@ -153,6 +153,9 @@ type limitedHost struct {
 	s *Share
 }
 
+// Unwrap returns the host itself, for what takes nothing of the network.
+func (h limitedHost) Unwrap() host.Host { return h.Host }
+
 // Open implements host.Host.
 func (h limitedHost) Open(ctx context.Context, path string) (host.File, error) {
 	return h.limit(ctx)(h.Host.Open(ctx, path))

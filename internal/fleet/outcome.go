@@ -74,7 +74,9 @@ func (o *Outcome) Pushed(p *prestage.Pushed, took time.Duration) {
 	i := Image{Already: p.Already, Moved: p.Moved, Size: p.Size, Took: took}
 	if r := p.Receipt; r != nil {
 		i.Name = repo.ImageName(r.Name, r.Version)
-		i.Digest, i.Verified, i.How = r.PackageDigest, r.Verified, r.How
+		if i.Digest, i.How = r.PackageDigest, r.How; r.How != prestage.HowNone {
+			i.Verified = r.Verified
+		}
 	}
 	o.Images = append(o.Images, i)
 }
@@ -104,7 +106,10 @@ func (o *Outcome) Examined(s *prestage.Status, all bool) {
 		}
 		if at < 0 {
 			at = len(o.Images)
-			o.Images = append(o.Images, Image{Name: name, Already: true, Size: int64(p.FileSize)})
+			o.Images = append(o.Images, Image{Name: name, Already: true, Size: int64(p.FileSize), How: p.How})
+			if p.How != "" {
+				o.Images[at].Digest = p.Digest
+			}
 			if p.Verified != nil {
 				o.Images[at].Verified = *p.Verified
 			}

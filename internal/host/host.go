@@ -102,3 +102,30 @@ type File interface {
 	// there, as far as the system lets us ask for that.
 	Sync() error
 }
+
+// A Checker is a Host whose machine can check files itself, so that they need
+// not be read over the network. What the machine has no program for is
+// errors.ErrUnsupported. Alive is called from time to time while it works.
+type Checker interface {
+	// CheckPackage has a prestage of the machine compare the CKM at data with
+	// the INDEX at index, and returns the digest of the package that it found
+	// whole, hexadecimal, or "" when it found damage.
+	CheckPackage(ctx context.Context, index, data string, alive func()) (digest string, err error)
+	// Sum has the machine read the file at path and returns its SHA-256,
+	// hexadecimal.
+	Sum(ctx context.Context, path string, alive func()) (string, error)
+}
+
+// CheckerOf returns the Checker that h, or the Host that h wraps, is.
+func CheckerOf(h Host) (Checker, bool) {
+	for {
+		if c, ok := h.(Checker); ok {
+			return c, true
+		}
+		w, ok := h.(interface{ Unwrap() Host })
+		if !ok {
+			return nil, false
+		}
+		h = w.Unwrap()
+	}
+}

@@ -85,6 +85,11 @@ func configured(ctx context.Context, h host.Host) (folders, error) {
 	if err != nil {
 		return folders{}, err
 	}
+	return placed(h, s)
+}
+
+// placed finds the places from settings.
+func placed(h host.Host, s settings.Settings) (folders, error) {
 	if s.PrestagedImagesPath == "" {
 		return folders{}, ErrNotSetUp
 	}

@@ -1,7 +1,7 @@
 package prestage
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,13 +27,28 @@ type Pushed struct {
 	Changes []string `json:"changes"` // folders created or mended
 }
 
+// PushOptions say how Push works.
+type PushOptions struct {
+	How   string         // the copy is checked, empty: HowReadback
+	Limit *rate.Limiter  // of bytes a second from the repository, nil for none
+	Meter progress.Meter // nil for none
+}
+
 // Push puts a package into the host's pre-stage folder: both files are written
-// aside, read back and checked, marked read-only, and renamed, the INDEX last,
-// so that a client sees all of a package or none. What an earlier push left
-// unfinished is used. The error wraps ErrDamaged when the package in the
-// repository is itself damaged.
-func Push(ctx context.Context, h host.Host, r repo.Repository, name string, version uint32, limit *rate.Limiter, m progress.Meter) (*Pushed, error) {
-	f, err := configured(ctx, h)
+// aside, checked, marked read-only, and renamed, the INDEX last, so that a
+// client sees all of a package or none. What an earlier push left unfinished is
+// used. The error wraps ErrDamaged when the package in the repository is itself
+// damaged.
+func Push(ctx context.Context, h host.Host, r repo.Repository, name string, version uint32, o PushOptions) (*Pushed, error) {
+	o.How = cmp.Or(o.How, HowReadback)
+	if o.Meter == nil {
+		o.Meter = progress.Discard
+	}
+	s, err := h.Settings(ctx)
+	if err != nil {
+		return nil, err
+	}
+	f, err := placed(h, s)
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +60,7 @@ func Push(ctx context.Context, h host.Host, r repo.Repository, name string, vers
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	p := &push{folders: f, x: x, encoded: encoded, from: r, limit: limit, m: m}
+	p := &push{folders: f, store: s.VMSFolder, x: x, encoded: encoded, from: r, o: o, m: o.Meter}
 	if p.done.Changes, err = f.make(ctx); err != nil {
 		return nil, err
 	}
@@ -53,8 +68,12 @@ func Push(ctx context.Context, h host.Host, r repo.Repository, name string, vers
 	if err != nil {
 		return nil, err
 	}
-	defer unlock()
-	if err := p.run(ctx); err != nil {
+	err = p.run(ctx)
+	unlock()
+	if err == nil && p.o.How == HowHost && p.done.Receipt.How == HowNone { // the agent takes the lock for its receipt
+		err = p.awaitAgent(ctx)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return &p.done, nil
@@ -65,7 +84,8 @@ type push struct {
 	x       *ckm.Index
 	encoded []byte
 	from    repo.Repository
-	limit   *rate.Limiter
+	store   string // the image store, if there is one
+	o       PushOptions
 	m       progress.Meter
 	done    Pushed
 }
@@ -74,37 +94,51 @@ func (p *push) run(ctx context.Context) (err error) {
 	name, version := p.x.Name, p.x.Version
 	p.done.Size = int64(p.x.CKMLength) + int64(len(p.encoded))
 	receipt := p.readReceipt(ctx, name, version)
-	sameIndex := p.indexIsThere(ctx)
-	if sameIndex && p.witnessed(ctx, receipt, p.x.Digest()) {
+	data, index := p.file(ckm.DataName(name, version)), p.file(ckm.IndexName(name, version))
+	sameIndex := p.holdsIndex(ctx, index)
+	if sameIndex && p.witnessed(ctx, receipt, p.x.Digest()) && strength[receipt.How] >= strength[p.o.How] {
 		p.done.Receipt, p.done.Already = receipt, true
 		return p.tidy(ctx)
 	}
-	data, index := p.file(ckm.DataName(name, version)), p.file(ckm.IndexName(name, version))
 	before, _, err := p.look(ctx, name, version)
 	if err != nil {
 		return err
 	}
-	whole, err := p.dataIsWhole(ctx, data)
+	indexThere := ""
+	if sameIndex {
+		indexThere = index
+	}
+	whole, how, err := p.dataIsWhole(ctx, data, indexThere)
 	if err != nil {
 		return err
 	}
+	partialData, partialIndex := p.partial(ckm.DataName(name, version)), p.partial(ckm.IndexName(name, version))
 	if !whole {
-		if err := p.copyData(ctx); err != nil {
+		if err := p.copyData(ctx, partialData); err != nil {
 			return err
 		}
 	}
 	if !sameIndex { // aside as well: a disk that is full must not leave half a package
-		if err := p.writeAside(ctx, p.partial(ckm.IndexName(name, version)), p.encoded); err != nil {
+		if err := p.writeAside(ctx, partialIndex, p.encoded); err != nil {
 			return p.giveBack(ctx, err)
 		}
+		indexThere = partialIndex
 	}
 	if !whole {
+		if how, err = p.checkCopy(ctx, partialData, indexThere); err != nil {
+			return err
+		}
+		if err := p.h.Seal(ctx, partialData, acl.Prestaged); err != nil {
+			return err
+		}
 		if err := p.replaceData(ctx, data, index, sameIndex); err != nil {
 			return err
 		}
+	} else if !sameIndex && !p.holdsIndex(ctx, partialIndex) {
+		return fmt.Errorf("%w: what was read back from %s is not what was written; check its disk", ErrDamaged, partialIndex)
 	}
 	if !sameIndex {
-		if err := p.h.Rename(ctx, p.partial(ckm.IndexName(name, version)), index); err != nil {
+		if err := p.h.Rename(ctx, partialIndex, index); err != nil {
 			return err
 		}
 	}
@@ -120,7 +154,7 @@ func (p *push) run(ctx context.Context) (err error) {
 	if whole { // it was checked in its place
 		now = before
 	}
-	if p.done.Receipt, err = p.writeReceipt(ctx, p.x, now, seen); err != nil {
+	if p.done.Receipt, err = p.writeReceipt(ctx, p.x, how, now, seen); err != nil {
 		return err
 	}
 	return p.tidy(ctx)
@@ -165,63 +199,34 @@ func (p *push) tidy(ctx context.Context) error {
 	return nil
 }
 
-func (p *push) indexIsThere(ctx context.Context) bool {
-	b, err := readFile(ctx, p.h, p.file(ckm.IndexName(p.x.Name, p.x.Version)), int64(len(p.encoded)))
-	return err == nil && bytes.Equal(b, p.encoded)
-}
-
-// dataIsWhole reports whether the right CKM is in place already. Damage in it
-// is told: the copy that replaces it is a good one.
-func (p *push) dataIsWhole(ctx context.Context, path string) (bool, error) {
+// dataIsWhole reports whether the right CKM is in place already, and how that
+// was found. It is always looked at: what lies there was not written by this
+// push. Damage in it is told: the copy that replaces it is a good one.
+func (p *push) dataIsWhole(ctx context.Context, path, index string) (whole bool, how string, err error) {
 	st, err := p.h.Stat(ctx, path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+		return false, "", nil
 	}
 	if err != nil {
-		return false, err
+		return false, "", err
 	}
 	if st.Kind == host.KindFolder {
-		return false, fmt.Errorf("%s is a folder; remove it and push again", path)
+		return false, "", fmt.Errorf("%s is a folder; remove it and push again", path)
 	}
 	if st.Kind != host.KindFile {
 		p.m.Warn("%s is not a file; it will be replaced", path)
-		return false, nil
+		return false, "", nil
 	}
-	whole, err := p.check(ctx, path)
+	whole, how, err = p.examine(ctx, path, index)
 	if err == nil && !whole {
 		p.m.Warn("%s is damaged or another package; it will be replaced", path)
 	}
-	return whole, err
+	return whole, how, err
 }
 
-// check reads a CKM on the host back and compares every byte.
-func (p *push) check(ctx context.Context, path string) (bool, error) {
-	r, err := p.h.Open(ctx, path)
-	if err != nil {
-		return false, err
-	}
-	defer r.Close()
-	size, err := r.Size()
-	if err != nil {
-		return false, err
-	}
-	if err := r.Sync(); err != nil { // what is read shall come from the disk
-		return false, err
-	}
-	p.m.Begin("reading back", int64(p.x.CKMLength))
-	bad := make(chan struct{}, 1)
-	framed, err := assemble.CheckCKM(ctx, p.x, r, size, p.m.Add, func(int) {
-		select {
-		case bad <- struct{}{}:
-		default:
-		}
-	})
-	return framed && len(bad) == 0, err
-}
-
-// copyData brings a checked and sealed copy of the CKM into the aside folder.
-func (p *push) copyData(ctx context.Context) error {
-	partial := p.partial(ckm.DataName(p.x.Name, p.x.Version))
+// copyData brings a copy of the CKM to the disk, aside. Of what an earlier push
+// has left there, each frame that is right stays.
+func (p *push) copyData(ctx context.Context, partial string) error {
 	if err := p.checkSpace(ctx, partial); err != nil {
 		return err
 	}
@@ -229,7 +234,7 @@ func (p *push) copyData(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fetch := &assemble.Fetcher{Index: p.x, Sources: []assemble.Source{assemble.RepositorySource(p.from, p.x)}, Meter: p.m, Limit: p.limit}
+	fetch := &assemble.Fetcher{Index: p.x, Sources: []assemble.Source{assemble.RepositorySource(p.from, p.x)}, Meter: p.m, Limit: p.o.Limit}
 	_, err = fetch.CKM(ctx, w)
 	if closeErr := w.Close(); err == nil {
 		err = closeErr
@@ -243,15 +248,7 @@ func (p *push) copyData(ctx context.Context) error {
 	if err != nil {
 		return p.giveBack(ctx, err)
 	}
-	whole, err := p.check(ctx, partial)
-	if err == nil && !whole {
-		p.h.Remove(ctx, partial)
-		err = fmt.Errorf("%w: what was read back from %s is not what was written; check its disk", ErrDamaged, partial)
-	}
-	if err == nil {
-		err = p.h.Seal(ctx, partial, acl.Prestaged)
-	}
-	return err
+	return nil
 }
 
 // checkSpace refuses before anything is written what could not be finished.
@@ -265,7 +262,7 @@ func (p *push) checkSpace(ctx context.Context, partial string) error {
 		free += st.Size // at most: it may be sparse
 	}
 	if free < need {
-		return fmt.Errorf("not enough space in %s: %d bytes are needed and %d are free; make room and push again", p.staged, need, free)
+		return fmt.Errorf("%w: %d bytes are needed in %s and %d are free; make room and push again", host.ErrDiskFull, need, p.staged, free)
 	}
 	return nil
 }
@@ -273,7 +270,7 @@ func (p *push) checkSpace(ctx context.Context, partial string) error {
 // giveBack frees the space of an unfinished copy when the disk is full: a full
 // disk hurts the machine more than starting again.
 func (p *push) giveBack(ctx context.Context, err error) error {
-	if durable.IsDiskFull(err) {
+	if errors.Is(err, host.ErrDiskFull) || durable.IsDiskFull(err) {
 		p.tidy(context.WithoutCancel(ctx))
 		return fmt.Errorf("%w; the unfinished copy was removed, make room and push again", err)
 	}

@@ -15,7 +15,8 @@ import (
 	"prestage/internal/repo"
 )
 
-// Receipt is the proof that a host's copy of a package was found whole.
+// Receipt is the proof that a host's copy of a package was found whole, or, with
+// HowNone, the note that it was written.
 type Receipt struct {
 	Name          string    `json:"name"`
 	Version       uint32    `json:"version"`
@@ -32,12 +33,6 @@ type Witness struct {
 	Size     int64     `json:"size"` // bytes
 	Modified time.Time `json:"modified"`
 }
-
-// Ways by which a receipt came to be.
-const (
-	// HowReadback: every byte was read from the host and compared.
-	HowReadback = "readback"
-)
 
 // maxReceipt is the largest receipt that is read, in bytes.
 const maxReceipt = 64 << 10
@@ -87,17 +82,17 @@ func (f folders) look(ctx context.Context, name string, version uint32) (data, i
 	return data, index, nil
 }
 
-// writeReceipt records that the two files were whole when they looked like data
-// and index. Files that look otherwise by now are not the ones that were
+// writeReceipt records how the two files were found whole when they looked like
+// data and index. Files that look otherwise by now are not the ones that were
 // verified, which is an error.
-func (f folders) writeReceipt(ctx context.Context, x *ckm.Index, data, index Witness) (*Receipt, error) {
+func (f folders) writeReceipt(ctx context.Context, x *ckm.Index, how string, data, index Witness) (*Receipt, error) {
 	if d, i, err := f.look(ctx, x.Name, x.Version); err != nil {
 		return nil, err
 	} else if d != data || i != index {
 		return nil, fmt.Errorf("the files of %s in %s changed while they were verified; verify or push again", repo.ImageName(x.Name, x.Version), f.staged)
 	}
 	r := &Receipt{Name: x.Name, Version: x.Version, PackageDigest: x.Digest().String(),
-		Verified: time.Now().UTC().Truncate(time.Second), How: HowReadback, CKM: data, Index: index}
+		Verified: time.Now().UTC().Truncate(time.Second), How: how, CKM: data, Index: index}
 	b, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return nil, err

@@ -147,6 +147,7 @@ var ErrDamaged = errors.New("damaged")
 // Report is what verifying found of one package.
 type Report struct {
 	Image  string // NAME:N
+	Digest string // of the package, if it is whole
 	Faults []assemble.Fault
 }
 

@@ -43,10 +43,12 @@ type FolderStatus struct {
 type PackageStatus struct {
 	Name       string     `json:"name"`
 	Version    uint32     `json:"version"`
-	FileSize   uint64     `json:"file_size"`  // of the CKM, bytes
-	ImageSize  uint64     `json:"image_size"` // bytes
+	FileSize   uint64     `json:"file_size"`      // of the CKM, bytes
+	ImageSize  uint64     `json:"image_size"`     // bytes
+	Digest     string     `json:"package_digest"` // as its INDEX says
 	Sealed     bool       `json:"sealed"`
 	Verified   *time.Time `json:"verified"` // when the files as they are now were last verified
+	How        string     `json:"how"`      // as in Receipt; "" without a receipt that holds
 	Deviations []string   `json:"deviations"`
 }
 
@@ -136,12 +138,14 @@ func (f folders) packageStatus(ctx context.Context, name string, version uint32)
 		}
 		return p
 	}
-	p.FileSize, p.ImageSize = head.CKMLength, head.ImageSize()
+	p.FileSize, p.ImageSize, p.Digest = head.CKMLength, head.ImageSize(), head.Digest.String()
 	if st, err := f.h.Stat(ctx, f.file(ckm.DataName(name, version))); err == nil && uint64(st.Size) != head.CKMLength {
 		deviate("%s has %d bytes and should have %d", st.Name, st.Size, head.CKMLength)
 	}
 	if r := f.readReceipt(ctx, name, version); f.witnessed(ctx, r, head.Digest) {
-		p.Verified = &r.Verified
+		if p.How = r.How; strength[p.How] > strength[HowNone] {
+			p.Verified = &r.Verified
+		}
 	} else {
 		deviate("it was not verified since it was last changed; run \"prestage verify\"")
 	}

@@ -65,14 +65,14 @@ func TestProcedure(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := packed(t, "win11")
-	done, err := prestage.Push(ctx, h, r, "win11", 1, nil, progress.Discard)
+	done, err := prestage.Push(ctx, h, r, "win11", 1, prestage.PushOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if done.Receipt == nil || done.Already {
 		t.Errorf("pushed %+v", done)
 	}
-	if done, err = prestage.Push(ctx, h, r, "win11", 1, nil, progress.Discard); err != nil || !done.Already || done.Moved != 0 {
+	if done, err = prestage.Push(ctx, h, r, "win11", 1, prestage.PushOptions{}); err != nil || !done.Already || done.Moved != 0 {
 		t.Errorf("pushing again: %+v, %v", done, err)
 	}
 	st, err := prestage.GetStatus(ctx, h)

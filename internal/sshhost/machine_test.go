@@ -205,7 +205,7 @@ func TestProcedure(t *testing.T) {
 	r := packed(t, "win11")
 	_, err := prestage.Setup(ctx, h, s.dir, "")
 	must(t, err)
-	done, err := prestage.Push(ctx, h, r, "win11", 1, nil, progress.Discard)
+	done, err := prestage.Push(ctx, h, r, "win11", 1, prestage.PushOptions{})
 	must(t, err)
 	if done.Receipt == nil || done.Already || done.Moved == 0 {
 		t.Errorf("pushed %+v", done)
@@ -221,7 +221,7 @@ func TestProcedure(t *testing.T) {
 			t.Errorf("%s: %+v", name, st)
 		}
 	}
-	if again, err := prestage.Push(ctx, h, r, "win11", 1, nil, progress.Discard); err != nil || !again.Already {
+	if again, err := prestage.Push(ctx, h, r, "win11", 1, prestage.PushOptions{}); err != nil || !again.Already {
 		t.Errorf("pushed again: %+v, %v", again, err)
 	}
 	staged := filepath.Join(s.dir, "MED-V Images", "PrestagedImages")
@@ -257,14 +257,14 @@ func TestPushIsCut(t *testing.T) {
 	must(t, err)
 	m := &cutter{Meter: progress.Discard, n: n}
 	m.after.Store(6 << 20)
-	if _, err = prestage.Push(ctx, h, r, "win11", 1, nil, m); !errors.Is(err, host.ErrUnreachable) {
+	if _, err = prestage.Push(ctx, h, r, "win11", 1, prestage.PushOptions{Meter: m}); !errors.Is(err, host.ErrUnreachable) {
 		t.Fatalf("a push that was cut: %v", err)
 	}
 	staged := filepath.Join(s.dir, "MED-V Images", "PrestagedImages")
 	if seen, err := filepath.Glob(filepath.Join(staged, "win11*")); err != nil || len(seen) > 0 {
 		t.Errorf("clients see %q, %v", seen, err)
 	}
-	done, err := prestage.Push(ctx, s.dial(t, nil), r, "win11", 1, nil, progress.Discard)
+	done, err := prestage.Push(ctx, s.dial(t, nil), r, "win11", 1, prestage.PushOptions{})
 	must(t, err)
 	if done.Already || done.Moved == 0 || done.Moved > done.Size-1<<20 {
 		t.Errorf("pushed again: %+v", done)
