@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"prestage/internal/fleet"
 	"prestage/internal/host"
 	"prestage/internal/prestage"
+	"prestage/internal/repo"
 )
 
 // exitSomeFailed says that some machines of a fleet are not as they should be.
@@ -25,6 +27,7 @@ type fleetFlags struct {
 	parallel, canary, maxFailures  int
 	window, eachLimit              string
 	retry                          time.Duration
+	sshKeys, knownHosts            []string
 }
 
 func (f *fleetFlags) add(cmd *cobra.Command) {
@@ -38,6 +41,8 @@ func (f *fleetFlags) add(cmd *cobra.Command) {
 	s.IntVar(&f.maxFailures, "max-failures", 0, "begin no other machine after so many have failed")
 	s.StringVar(&f.window, "window", "", "work only in this time of day, as in 22:00-06:00")
 	s.DurationVar(&f.retry, "retry", 0, "how long to try again machines that do not answer, as in 8h")
+	s.StringArrayVar(&f.sshKeys, "ssh-key", nil, "a file with a private key for Linux machines (default the SSH agent, then those of ssh)")
+	s.StringArrayVar(&f.knownHosts, "ssh-known-hosts", nil, "a file with the keys of Linux machines (default those of ssh)")
 	s.StringVar(&f.eachLimit, "limit-each", "", "most bytes a second with one machine, for instance 5MiB")
 }
 
@@ -128,7 +133,7 @@ func (a *app) overFleet(ctx context.Context, command string, images []string, li
 		return err
 	}
 	limits := fleet.NewLimits(all, each)
-	login := &login{user: f.user}
+	login := &login{user: f.user, sshKeys: f.sshKeys, knownHosts: f.knownHosts}
 	job := func(ctx context.Context, m fleet.Machine, report func(fleet.Progress)) (out fleet.Outcome) {
 		s := &station{machine: m, out: &out, meter: &stationMeter{report: report}}
 		s.step("connect", "")
@@ -234,6 +239,15 @@ func (a *app) pushFleet(ctx context.Context, args []string, images, limit, how s
 	for _, p := range packages {
 		names = append(names, p.String())
 	}
+	if _, err := f.machines(); err != nil { // before anything is downloaded for them
+		return err
+	}
+	r, done, err := a.spool(ctx, r, packages)
+	if err != nil {
+		return err
+	}
+	defer done()
+	a.meter.finish()
 	return a.overFleet(ctx, "push", names, limit, f, func(ctx context.Context, s *station) error {
 		s.step("set up", "")
 		if err := s.setUp(ctx); err != nil {
@@ -324,6 +338,42 @@ func (a *app) relocateFleet(ctx context.Context, folder string, f *fleetFlags) e
 		}
 		s.step("check", "")
 		return s.examine(ctx, true)
+	})
+}
+
+// removeFleet removes packages from the pre-stage folders of machines. A machine
+// that has one of them not is as it should be.
+func (a *app) removeFleet(ctx context.Context, args []string, force bool, f *fleetFlags) error {
+	var images []imageVersion
+	var names []string
+	for _, arg := range args {
+		name, version, err := image(arg)
+		if err == nil && version == 0 {
+			err = usageError{fmt.Errorf("name the version of %s, as in %s:1: the latest need not be the same everywhere", name, name)}
+		}
+		if err != nil {
+			return err
+		}
+		images, names = append(images, imageVersion{name, version}), append(names, arg)
+	}
+	return a.overFleet(ctx, "remove", names, "", f, func(ctx context.Context, s *station) error {
+		for i, p := range images {
+			s.step("remove", names[i])
+			removed := fleet.Image{Name: names[i]}
+			err := prestage.Remove(ctx, s.host, p.name, p.version, force)
+			switch {
+			case errors.Is(err, repo.ErrNotFound):
+				removed.Already = true
+			case err != nil:
+				removed.Step, removed.Err = "remove", err
+			}
+			s.out.Images = append(s.out.Images, removed)
+			if errors.Is(err, host.ErrUnreachable) || ctx.Err() != nil {
+				return cmp.Or(ctx.Err(), err)
+			}
+		}
+		s.step("check", "")
+		return s.examine(ctx, false)
 	})
 }
 

@@ -26,7 +26,8 @@ const (
 
 // login logs on to machines. A password is found, or asked for, once per user.
 type login struct {
-	user string
+	user                string
+	sshKeys, knownHosts []string // files
 
 	mu        sync.Mutex
 	passwords map[string]string
@@ -45,7 +46,8 @@ func (l *login) dial(ctx context.Context, m fleet.Machine) (remote, error) {
 		name = l.user
 	}
 	if m.Kind == fleet.KindSSH {
-		h, err := sshhost.Dial(ctx, sshhost.Options{Name: m.Name, Address: m.Address, Port: m.Port, User: name, Ask: l.answer})
+		h, err := sshhost.Dial(ctx, sshhost.Options{Name: m.Name, Address: m.Address, Port: m.Port, User: name,
+			KnownHosts: l.knownHosts, Keys: l.sshKeys, Ask: l.answer})
 		if err != nil {
 			return nil, err
 		}

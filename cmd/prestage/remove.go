@@ -15,16 +15,25 @@ import (
 func (a *app) removeCommand() *cobra.Command {
 	var images, store string
 	var staged, installed, force bool
+	var f fleetFlags
 	cmd := &cobra.Command{
 		Use:   "remove IMAGE...",
 		Short: "Remove a version of an image: its package, its staged copy, or what is installed",
 		Long: `Without --staged or --installed, the package in the folder --images is removed.
 NAME stands for the latest version there; older ones stay. What a program has
-open is not removed unless --force is given.`,
+open is not removed unless --force is given. With --hosts, NAME:N is removed from
+the pre-stage folders of those machines; a machine that does not have it is as it
+should be.`,
 		Args: atLeast(1, "one IMAGE or more"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if staged && installed {
 				return usageError{errors.New("use either --staged or --installed")}
+			}
+			if f.given() {
+				if installed || images != "" || store != "" {
+					return usageError{errors.New("--hosts removes what is staged there; it goes with --force alone")}
+				}
+				return a.removeFleet(cmd.Context(), args, force, &f)
 			}
 			removed := []string{}
 			err := each(cmd.Context(), a, args, func(arg string) error {
@@ -61,6 +70,7 @@ open is not removed unless --force is given.`,
 	cmd.Flags().BoolVar(&staged, "staged", false, "remove from this machine's pre-stage folder")
 	cmd.Flags().BoolVar(&installed, "installed", false, "remove the installed image")
 	cmd.Flags().BoolVar(&force, "force", false, "remove even what is in use")
+	f.add(cmd)
 	return cmd
 }
 

@@ -4,14 +4,17 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"runtime"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
 	"prestage/ckm"
+	"prestage/internal/repo"
 )
 
 // CKMFile is a file that a CKM is written to. WriteAt and ReadAt may be called
@@ -22,6 +25,35 @@ type CKMFile interface {
 	Size() (int64, error)
 	Truncate(size int64) error
 	Sync() error
+}
+
+// NewCKM creates a copy of the CKM at path, where nothing may be, and brings it
+// to the disk. What an error leaves there is the caller's to remove.
+func (t *Fetcher) NewCKM(ctx context.Context, path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = t.CKM(ctx, newFile{f})
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if errors.Is(err, ErrIncomplete) {
+		return fmt.Errorf("%s: %w; repair it first (prestage repair)", repo.ImageName(t.Index.Name, t.Index.Version), err)
+	}
+	return err
+}
+
+// newFile is a file of this machine as a CKMFile.
+type newFile struct{ *os.File }
+
+// Size implements CKMFile.
+func (f newFile) Size() (int64, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return st.Size(), nil
 }
 
 // CheckCKM compares every frame of the CKM r, which has the given size, with

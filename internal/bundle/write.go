@@ -276,31 +276,8 @@ func (w *writer) write(ctx context.Context, dir string, f *File) error {
 
 // fetch copies a CKM, each frame checked on the way.
 func (w *writer) fetch(ctx context.Context, path string, x *ckm.Index) error {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return err
-	}
 	fetch := &assemble.Fetcher{Index: x, Sources: []assemble.Source{assemble.RepositorySource(w.Repository, x)}, Meter: w.Meter}
-	_, err = fetch.CKM(ctx, ckmFile{f})
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if errors.Is(err, assemble.ErrIncomplete) {
-		return fmt.Errorf("%s: %w; repair it first (prestage repair)", repo.ImageName(x.Name, x.Version), err)
-	}
-	return err
-}
-
-// ckmFile is a file as the Fetcher needs it.
-type ckmFile struct{ *os.File }
-
-// Size returns the file's size in bytes.
-func (f ckmFile) Size() (int64, error) {
-	st, err := f.Stat()
-	if err != nil {
-		return 0, err
-	}
-	return st.Size(), nil
+	return fetch.NewCKM(ctx, path)
 }
 
 // create writes a new file, brings it to the disk, and returns its size and digests.
