@@ -50,7 +50,8 @@ var allowed = map[string][]string{
 
 	"internal/host/hosttest": {"internal/acl", "internal/host", "internal/settings"},
 	"internal/testenv":       {},
-	"internal/sambatest":     {"internal/testenv"},
+	"internal/nettest":       {"internal/testenv"},
+	"internal/sambatest":     {"internal/nettest", "internal/testenv"},
 	"internal/winetest":      {"internal/testenv"},
 	"internal/crashtest":     {},
 	"internal/arch":          {},

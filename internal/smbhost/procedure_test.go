@@ -87,7 +87,7 @@ func TestProcedure(t *testing.T) {
 
 	// An ordinary user reads, and nothing else.
 	user := func(commands string) string {
-		out, _ := exec.Command("smbclient", "-p", s.Port, "-U", "nobody%"+sambatest.Password, "//127.0.0.1/c$", "-s", s.Path("smb.conf"),
+		out, _ := exec.Command("smbclient", "-p", s.Port, "-U", "nobody%"+sambatest.Password, "//127.0.0.1/Users", "-s", s.Path("smb.conf"),
 			"-D", `MED-V Images\PrestagedImages`, "-c", commands).CombinedOutput()
 		return string(out)
 	}

@@ -1,0 +1,40 @@
+package sambatest
+
+import (
+	"testing"
+
+	"prestage/internal/nettest"
+)
+
+// Client is a Samba server that stands for a Windows client with an address of its
+// own.
+type Client struct {
+	*nettest.Machine
+	Server *Server
+}
+
+// Add adds a machine with such a server to a network. Nothing runs on it before
+// Run.
+func Add(t testing.TB, n *nettest.Net, name string) *Client {
+	t.Helper()
+	need(t)
+	m := n.Add(t, name)
+	c := &Client{m, &Server{Dir: m.Home, Port: "445"}}
+	// A connection that was cut is given up soon, and so what it held open.
+	c.Server.setUp(t, "socket options = TCP_NODELAY SO_KEEPALIVE TCP_KEEPCNT=3 TCP_KEEPIDLE=3 TCP_KEEPINTVL=2")
+	return c
+}
+
+// Run starts the server, also again after Halt. Env goes before its command, as in
+// NAME=VALUE.
+func (c *Client) Run(t testing.TB, env ...string) {
+	t.Helper()
+	c.Serve(t, c.Server.Port, append(append([]string{"env"}, env...), append([]string{"smbd"}, c.Server.args()...)...)...)
+}
+
+// Registry changes the registry of the machine, on it: args are those of net
+// registry.
+func (c *Client) Registry(t testing.TB, args ...string) {
+	t.Helper()
+	c.Server.run(t, "", append([]string{"net", "-s", c.Server.Path("smb.conf"), "registry"}, args...)...)
+}
