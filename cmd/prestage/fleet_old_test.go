@@ -42,7 +42,7 @@ func buildProgram(t *testing.T, dir string) string {
 // One command brings several Windows machines from nothing to receipts; one that
 // is off and one with a wrong password are reported, with what to do, and the
 // others are done.
-func TestFleet(t *testing.T) {
+func TestFleetOld(t *testing.T) {
 	testenv.NeedTime(t)
 	dir := t.TempDir()
 	exe := buildProgram(t, dir)
