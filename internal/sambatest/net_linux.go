@@ -1,6 +1,7 @@
 package sambatest
 
 import (
+	"strings"
 	"testing"
 
 	"prestage/internal/nettest"
@@ -14,14 +15,15 @@ type Client struct {
 }
 
 // Add adds a machine with such a server to a network. Nothing runs on it before
-// Run.
-func Add(t testing.TB, n *nettest.Net, name string) *Client {
+// Run. Options are lines for the server's configuration.
+func Add(t testing.TB, n *nettest.Net, name string, options ...string) *Client {
 	t.Helper()
 	need(t)
 	m := n.Add(t, name)
 	c := &Client{m, &Server{Dir: m.Home, Port: "445"}}
 	// A connection that was cut is given up soon, and so what it held open.
-	c.Server.setUp(t, "socket options = TCP_NODELAY SO_KEEPALIVE TCP_KEEPCNT=3 TCP_KEEPIDLE=3 TCP_KEEPINTVL=2")
+	options = append(options, "socket options = TCP_NODELAY SO_KEEPALIVE TCP_KEEPCNT=3 TCP_KEEPIDLE=3 TCP_KEEPINTVL=2")
+	c.Server.setUp(t, strings.Join(options, "\n  "))
 	return c
 }
 

@@ -28,10 +28,12 @@ type Server struct {
 	Port string
 }
 
-// Administrator and Ordinary are the users.
+// The users. FilesOnly may do on C$ what an administrator may, but is none: the
+// registry refuses that.
 const (
 	Administrator = "root"
 	Ordinary      = "nobody"
+	FilesOnly     = "daemon"
 )
 
 // Start starts a server on loopback that keeps NT ACLs and attributes to the bit.
@@ -130,7 +132,7 @@ var accounts struct {
 
 func (s *Server) addUsers(t testing.TB) {
 	t.Helper()
-	for _, user := range []string{Administrator, Ordinary} {
+	for _, user := range []string{Administrator, Ordinary, FilesOnly} {
 		s.run(t, Password+"\n"+Password+"\n", "smbpasswd", "-c", s.Path("smb.conf"), "-a", "-s", user)
 	}
 	s.run(t, "", "net", "-s", s.Path("smb.conf"), "groupmap", "add", "sid=S-1-5-32-544", "unixgroup=root", "type=builtin")
@@ -190,8 +192,8 @@ const configuration = `[global]
 [c$]
   path = %[1]s/c
   read only = no
-  admin users = root
-  valid users = root
+  admin users = root daemon
+  valid users = root daemon
 [Users]
   path = %[1]s/c
   read only = no
