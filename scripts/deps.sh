@@ -31,6 +31,7 @@ samba           # smbd stands for a Windows client: exact ACLs, attributes, regi
 samba-vfs-modules # acl_xattr, which keeps NT ACLs to the bit
 smbclient       # an ordinary user's hands, to see what is refused
 samba-common-bin # net and smbpasswd: a second opinion on the registry; users
+faketime        # a machine whose clock is wrong
 openssh-server  # a real sshd stands for a Linux client
 openssh-client  # keys and the agent
 sudo            # clients whose administrator is not root

@@ -46,7 +46,7 @@ func checkTroubles(t *testing.T, r *fleet.Report, troubles map[string]trouble) {
 // the report says of each broken one what is wrong and what to do.
 func TestFleetBroken(t *testing.T) {
 	o := newOffice(t)
-	o.pack(t, "win11", 1, 4)
+	o.pack(t, "win11", 1, 4<<20)
 	var names []string
 	for i := range 15 {
 		names = append(names, fmt.Sprintf("pc-%03d", i+1))
@@ -61,15 +61,20 @@ func TestFleetBroken(t *testing.T) {
 	for _, c := range append(pcs, off, full) {
 		text += fmt.Sprintf("%s address=%s %s\n", c.Name, c.Address, settings[c.Name])
 	}
-	r := o.report(t, 5, "push", "win11", "--images", o.repo, "--hosts", o.hosts(t, "hosts.txt", text))
+	r, out := o.report(t, 5, "push", "win11", "--images", o.repo, "--hosts", o.hosts(t, "hosts.txt", text))
 	if r.Counts[fleet.Done] != 15 || r.Counts[fleet.Unreachable] != 1 || r.Counts[fleet.Failed] != 4 {
 		t.Errorf("%v", r.Counts)
+	}
+	for _, want := range []string{"off: unreachable", "wrong: failed", "Switch the machine on", "Check the user and the password", "5 of 20 machines need attention"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("nothing of %q in\n%s", want, out)
+		}
 	}
 	checkTroubles(t, r, map[string]trouble{
 		"off":    {fleet.Unreachable, "connect", "10.77.0.", "Switch the machine on"},
 		"wrong":  {fleet.Failed, "connect", "user somebody", "Check the user and the password"},
 		"full":   {fleet.Failed, "push", "bytes are needed", "Make room on the machine's disk"},
 		"guest":  {fleet.Failed, "set up", "it takes an administrator of guest", "Use a user who is an administrator"},
-		"policy": {fleet.Failed, "set up", "PrestagedImagesPath: access is denied", "Use a user who is an administrator"},
+		"policy": {fleet.Failed, "set up", "access is denied", "Use a user who is an administrator"},
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"prestage/internal/fleet"
@@ -19,7 +20,7 @@ const (
 // nothing to receipts. What came of it is asked of Samba's own tools.
 func TestFleet(t *testing.T) {
 	o := newOffice(t)
-	o.pack(t, "win11", 1, 4)
+	o.pack(t, "win11", 1, 4<<20)
 	var names []string
 	text := "# the PCs of this test\n[pcs]\n"
 	for i := range 20 {
@@ -41,7 +42,7 @@ func TestFleet(t *testing.T) {
 	hosts := o.hosts(t, "hosts.txt", text)
 	all := len(pcs) + len(servers)
 
-	r := o.report(t, 0, "push", "win11", "--images", o.repo, "--hosts", hosts)
+	r, _ := o.report(t, 0, "push", "win11", "--images", o.repo, "--hosts", hosts)
 	if len(r.Machines) != all || r.Counts[fleet.Done] != all {
 		t.Errorf("%d machines, %v", len(r.Machines), r.Counts)
 	}
@@ -64,9 +65,23 @@ func TestFleet(t *testing.T) {
 			}
 		}
 	}
-	r = o.report(t, 0, "push", "win11", "--images", o.repo, "--hosts", hosts, "--limit", "100MiB/s")
+	r, _ = o.report(t, 0, "push", "win11", "--images", o.repo, "--hosts", hosts, "--limit", "100MiB/s")
 	if r.Counts[fleet.Already] != all || r.Moved != 0 {
 		t.Errorf("again: %v, %d bytes", r.Counts, r.Moved)
 	}
 	o.run(t, 0, "status", "--hosts", hosts, "--report", filepath.Join(o.work, "status.html"))
+
+	// What is damaged is told, and mended by the same command.
+	damaged := pcs[2].Path("c", "MED-V Images", "PrestagedImages", "win11_1.ckm")
+	if err := os.Truncate(damaged, 1000); err != nil {
+		t.Fatal(err)
+	}
+	if out := o.run(t, 5, "status", "--hosts", hosts); !strings.Contains(out, "win11_1.ckm has 1000 bytes") {
+		t.Errorf("damage is not told:\n%s", out)
+	}
+	o.run(t, 0, "push", "win11", "--images", o.repo, "--hosts", hosts)
+	sameFile(t, filepath.Join(o.repo, "win11_1.ckm"), damaged)
+	o.run(t, 0, "setup", "--strict", "--hosts", "@pcs", "--inventory", hosts)
+	o.run(t, 2, "push", "win11", "--images", o.repo, "--hosts", "pc-[1-")
+	o.run(t, 2, "push", "win11", "--images", o.repo, "--hosts", hosts, "--report", filepath.Join(o.work, "out.docx"))
 }

@@ -29,21 +29,24 @@ func newOffice(t *testing.T) *office {
 	testenv.NeedTime(t)
 	o := &office{Net: nettest.New(t), work: t.TempDir()}
 	o.repo = filepath.Join(o.work, "repo")
-	o.exe = buildProgram(t, o.work)
+	o.exe = filepath.Join(o.work, "prestage")
+	if out, err := exec.Command("go", "build", "-o", o.exe, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
 	o.home = o.Login(t)
 	return o
 }
 
-// pack makes a package of an image of so many MiB, a part of which compresses.
-func (o *office) pack(t *testing.T, name string, seed byte, mib int) {
+// pack makes a package of an image of so many bytes, most of which do not compress.
+func (o *office) pack(t *testing.T, name string, seed byte, size int) {
 	t.Helper()
-	o.packInto(t, o.repo, name, seed, mib)
+	o.packInto(t, o.repo, name, seed, size)
 }
 
-func (o *office) packInto(t *testing.T, repo, name string, seed byte, mib int) {
+func (o *office) packInto(t *testing.T, repo, name string, seed byte, size int) {
 	t.Helper()
 	image := filepath.Join(o.work, fmt.Sprintf("%s-%d.img", name, seed))
-	if err := os.WriteFile(image, append(testenv.Text(seed, 2<<20), testenv.Random(seed, (mib-1)<<20)...), 0o644); err != nil {
+	if err := os.WriteFile(image, append(testenv.Text(seed, size/8), testenv.Random(seed, size-size/8)...), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	o.run(t, 0, "pack", image, "--name", name, "--images", repo)
@@ -107,27 +110,26 @@ func (o *office) run(t *testing.T, wantCode int, args ...string) (out string) {
 	return string(b)
 }
 
-// report runs prestage on machines and returns its report.
-func (o *office) report(t *testing.T, wantCode int, args ...string) *fleet.Report {
+// report runs prestage on machines and returns its report, and what it said.
+func (o *office) report(t *testing.T, wantCode int, args ...string) (r *fleet.Report, out string) {
 	t.Helper()
 	f, err := os.CreateTemp(o.work, "report*.json")
 	if err != nil {
 		t.Fatal(err)
 	}
 	f.Close()
-	out := o.run(t, wantCode, append(args, "--progress", "plain", "--report", f.Name())...)
+	out = o.run(t, wantCode, append(args, "--progress", "plain", "--report", f.Name())...)
 	b, err := os.ReadFile(f.Name())
 	if err != nil {
 		t.Fatal(err)
 	}
-	var r fleet.Report
 	if err := json.Unmarshal(b, &r); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	if bytes.Contains(b, []byte(sambatest.Password)) {
 		t.Error("the password is in the report")
 	}
-	return &r
+	return r, out
 }
 
 // sameFile compares two files.

@@ -5,6 +5,7 @@ package nettest
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -62,7 +63,7 @@ const dirPrefix = "prestage-net-"
 func New(t testing.TB) *Net {
 	t.Helper()
 	testenv.NeedRoot(t)
-	testenv.Need(t, "ip", "nsenter", "mount", "iptables")
+	testenv.Need(t, "ip", "tc", "nsenter", "mount", "iptables")
 	removeLeftovers()
 	// Not t.TempDir, which ordinary users cannot pass through.
 	dir, err := os.MkdirTemp("", fmt.Sprintf("%s%d-", dirPrefix, os.Getpid()))
@@ -201,6 +202,28 @@ func (m *Machine) Lose(t testing.TB, part float64) {
 	m.drop(t, "-m", "statistic", "--mode", "random", "--probability", fmt.Sprint(part))
 }
 
+// Slow lets no more than so many bytes a second through to the machine.
+func (m *Machine) Slow(t testing.TB, rate int) {
+	t.Helper()
+	run(t, m.inside("tc", "qdisc", "add", "dev", m.port, "root", "tbf", "rate", fmt.Sprint(8*rate), "burst", "32k", "latency", "400ms"))
+}
+
+// Connected reports whether the administrator has a connection to the machine that
+// nobody has given up.
+func (m *Machine) Connected(t testing.TB) bool {
+	t.Helper()
+	b, err := os.ReadFile(m.proc("net/tcp"))
+	must(t, err)
+	ip := net.ParseIP(m.Address).To4()
+	for line := range strings.Lines(string(b)) {
+		// The other end's address, as the processor keeps it, and the state.
+		if f := strings.Fields(line); len(f) > 3 && strings.HasPrefix(f[2], fmt.Sprintf("%08X:", binary.NativeEndian.Uint32(ip))) && f[3] == "01" {
+			return true
+		}
+	}
+	return false
+}
+
 // drop drops what arrives at either end: what is dropped where it is sent is told
 // to the sender.
 func (m *Machine) drop(t testing.TB, which ...string) {
@@ -227,6 +250,20 @@ func (m *Machine) Processes(t testing.TB) (pids []int) {
 	for _, p := range all {
 		if st, err := os.Stat(p); err == nil && os.SameFile(ns, st) {
 			pid, _ := strconv.Atoi(strings.Split(p, "/")[2])
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// Connections returns the processes that the machine's server has begun.
+func (m *Machine) Connections(t testing.TB) (pids []int) {
+	t.Helper()
+	all := m.Processes(t)
+	for _, pid := range all {
+		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		_, after, _ := strings.Cut(string(b), ") ") // state, parent, …
+		if f := strings.Fields(after); len(f) > 1 && slices.ContainsFunc(all, func(parent int) bool { return strconv.Itoa(parent) == f[1] }) {
 			pids = append(pids, pid)
 		}
 	}

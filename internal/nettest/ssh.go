@@ -3,6 +3,8 @@
 package nettest
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -49,13 +51,39 @@ func (m *Machine) Trust(t testing.TB) {
 	must(t, known.Close())
 }
 
+// Distrust takes the machine's keys from those that the administrator knows.
+func (m *Machine) Distrust(t testing.TB) {
+	t.Helper()
+	path := filepath.Join(m.Login(t), ".ssh", "known_hosts")
+	known, err := os.ReadFile(path)
+	must(t, err)
+	var others []byte
+	for line := range bytes.Lines(known) {
+		if !bytes.HasPrefix(line, []byte(m.Address+" ")) {
+			others = append(others, line...)
+		}
+	}
+	must(t, os.WriteFile(path, others, 0o644))
+}
+
+// NewHostKey gives the machine another key, from its next start on.
+func (m *Machine) NewHostKey(t testing.TB) {
+	t.Helper()
+	for _, file := range []string{"host", "host.pub"} {
+		if err := os.Remove(m.Path(file)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			t.Fatal(err)
+		}
+	}
+	newKey(t, m.Path("host"))
+}
+
 // SetUpSSH prepares the machine to be a Linux client: it has an /etc of its own,
 // and so its settings and users are.
 func (m *Machine) SetUpSSH(t testing.TB) {
 	t.Helper()
 	testenv.Need(t, "sshd", "sudo", "unshare", "flock", "setfacl")
 	user := filepath.Join(m.Login(t), ".ssh", "id_ed25519.pub")
-	newKey(t, m.Path("host"))
+	m.NewHostKey(t)
 	for _, dir := range []string{"etc", "work", "data"} {
 		must(t, os.Mkdir(m.Path(dir), 0o755))
 	}

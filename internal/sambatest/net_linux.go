@@ -1,6 +1,8 @@
 package sambatest
 
 import (
+	"errors"
+	"os"
 	"strings"
 	"testing"
 
@@ -22,7 +24,7 @@ func Add(t testing.TB, n *nettest.Net, name string, options ...string) *Client {
 	m := n.Add(t, name)
 	c := &Client{m, &Server{Dir: m.Home, Port: "445"}}
 	// A connection that was cut is given up soon, and so what it held open.
-	options = append(options, "socket options = TCP_NODELAY SO_KEEPALIVE TCP_KEEPCNT=3 TCP_KEEPIDLE=3 TCP_KEEPINTVL=2")
+	options = append(options, "socket options = TCP_NODELAY SO_KEEPALIVE TCP_KEEPCNT=3 TCP_KEEPIDLE=5 TCP_KEEPINTVL=5 TCP_USER_TIMEOUT=20000")
 	c.Server.setUp(t, strings.Join(options, "\n  "))
 	return c
 }
@@ -31,6 +33,11 @@ func Add(t testing.TB, n *nettest.Net, name string, options ...string) *Client {
 // NAME=VALUE.
 func (c *Client) Run(t testing.TB, env ...string) {
 	t.Helper()
+	for _, dir := range []string{"lock", "pid", "ncalrpc"} { // what a machine that starts has not
+		if err := errors.Join(os.RemoveAll(c.Path(dir)), os.Mkdir(c.Path(dir), 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	c.Serve(t, c.Server.Port, append(append([]string{"env"}, env...), append([]string{"smbd"}, c.Server.args()...)...)...)
 }
 
