@@ -3,7 +3,6 @@ package sambatest
 import (
 	"errors"
 	"os"
-	"strings"
 	"testing"
 
 	"prestage/internal/nettest"
@@ -25,7 +24,7 @@ func Add(t testing.TB, n *nettest.Net, name string, options ...string) *Client {
 	c := &Client{m, &Server{Dir: m.Home, Port: "445"}}
 	// A connection that was cut is given up soon, and so what it held open.
 	options = append(options, "socket options = TCP_NODELAY SO_KEEPALIVE TCP_KEEPCNT=3 TCP_KEEPIDLE=5 TCP_KEEPINTVL=5 TCP_USER_TIMEOUT=20000")
-	c.Server.setUp(t, strings.Join(options, "\n  "))
+	c.Server.setUp(t, options...)
 	return c
 }
 

@@ -37,8 +37,8 @@ const (
 )
 
 // Start starts a server on loopback that keeps NT ACLs and attributes to the bit.
-// It ends with the test.
-func Start(t *testing.T) *Server {
+// It ends with the test. Options are lines for its configuration.
+func Start(t *testing.T, options ...string) *Server {
 	need(t)
 	// Not t.TempDir, which ordinary users cannot pass through.
 	dir, err := os.MkdirTemp("", "prestage-samba-")
@@ -56,7 +56,7 @@ func Start(t *testing.T) *Server {
 	s := &Server{Dir: dir}
 	_, s.Port, _ = net.SplitHostPort(l.Addr().String())
 	l.Close()
-	s.setUp(t, "interfaces = 127.0.0.1/8\n  bind interfaces only = yes")
+	s.setUp(t, append(options, "interfaces = 127.0.0.1/8", "bind interfaces only = yes")...)
 	cmd := exec.Command("smbd", s.args()...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -98,14 +98,14 @@ func (s *Server) args() []string {
 
 // setUp writes what a server needs, in its folder. Options are lines of the
 // configuration.
-func (s *Server) setUp(t testing.TB, options string) {
+func (s *Server) setUp(t testing.TB, options ...string) {
 	t.Helper()
 	for _, d := range []string{"lock", "state", "cache", "pid", "private", "ncalrpc", "c"} {
 		if err := os.Mkdir(s.Path(d), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	conf := fmt.Sprintf(configuration, s.Dir, s.Port, options)
+	conf := fmt.Sprintf(configuration, s.Dir, s.Port, strings.Join(options, "\n  "))
 	if err := os.WriteFile(s.Path("smb.conf"), []byte(conf), 0o644); err != nil {
 		t.Fatal(err)
 	}

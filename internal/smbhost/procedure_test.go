@@ -117,3 +117,17 @@ func TestNoAdministrator(t *testing.T) {
 		t.Errorf("a wrong password: %v", err)
 	}
 }
+
+// A machine whose registry is not offered over the network is asked to start the
+// service; where that cannot be asked for either, the error says so.
+func TestNoRegistry(t *testing.T) {
+	s := startSamba(t, "rpc start on demand helpers = no")
+	h := s.dial(t, "root")
+	_, err := h.Settings(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "starting the service RemoteRegistry") {
+		t.Errorf("%v", err)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("no file is missing: %v", err)
+	}
+}

@@ -39,9 +39,14 @@ func (h *Host) hive() (settings.Hive, error) {
 		return (*hive)(r), nil
 	}
 	p, err := h.pipe(msrpc.RegistryPipe)
-	if c := status(err); c == statusNotFound || c == statusPipeNotAvailable {
-		if err := h.startRegistry(); err != nil {
-			return nil, fmt.Errorf("starting the service %s of %s: %w", remoteRegistry, h.o.Name, err)
+	// The client has its own error for STATUS_OBJECT_NAME_NOT_FOUND.
+	if errors.Is(err, fs.ErrNotExist) || status(err) == statusPipeNotAvailable {
+		startErr := h.startRegistry()
+		if errors.Is(startErr, fs.ErrNotExist) { // it is no file that is missing
+			startErr = fmt.Errorf("services cannot be reached over the network (%v)", startErr)
+		}
+		if startErr != nil {
+			return nil, fmt.Errorf("starting the service %s of %s: %w", remoteRegistry, h.o.Name, startErr)
 		}
 		p, err = h.pipe(msrpc.RegistryPipe)
 	}

@@ -15,7 +15,9 @@ import (
 // samba is a Windows client, or what stands for one.
 type samba struct{ *sambatest.Server }
 
-func startSamba(t *testing.T) samba { return samba{sambatest.Start(t)} }
+func startSamba(t *testing.T, options ...string) samba {
+	return samba{sambatest.Start(t, options...)}
+}
 
 var everyoneDescriptor = acl.Descriptor{HasDACL: true, Entries: []acl.Entry{{Type: acl.Allow, Mask: acl.FullControl, SID: "S-1-1-0"}}}
 

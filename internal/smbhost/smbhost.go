@@ -410,7 +410,6 @@ const (
 	statusSharingViolation = 0xc0000043
 	statusFileLockConflict = 0xc0000054
 	statusDeletePending    = 0xc0000056
-	statusNotFound         = 0xc0000034
 	statusPipeNotAvailable = 0xc00000ac
 	statusLogonFailure     = 0xc000006d
 	statusPasswordExpired  = 0xc0000071
