@@ -45,7 +45,7 @@ var allowed = map[string][]string{
 	"internal/sshhost": {"internal/acl", "internal/host", "internal/settings"},
 	// A fleet knows its machines by what a Job makes of them, never an adapter.
 	"internal/fleet": {"internal/durable", "internal/host", "internal/prestage", "internal/repo"},
-	"cmd/prestage": {"ckm", "internal/agent", "internal/assemble", "internal/bundle", "internal/client", "internal/disk", "internal/fleet", "internal/host",
+	"cmd/prestage": {"ckm", "internal/agent", "internal/assemble", "internal/bundle", "internal/client", "internal/disk", "internal/durable", "internal/fleet", "internal/host",
 		"internal/localhost", "internal/pack", "internal/prestage", "internal/repo", "internal/service", "internal/settings", "internal/smbhost", "internal/sshhost", "internal/verify"},
 
 	"internal/host/hosttest": {"internal/acl", "internal/host", "internal/settings"},
