@@ -37,10 +37,10 @@ type guard struct {
 	credits  int                // requests that the machine still allows
 	sent     int                // messages
 	received int
-	hidden   int       // encrypted requests that wait for a reply
-	since    time.Time // when what waits was sent, or something came; zero: nothing waits
-	slow     time.Time // when the reply that has begun must have ended
-	leaving  bool      // the reply to the logoff is the last one
+	hidden   struct{ sent, received int } // messages that are encrypted
+	since    time.Time                    // when what waits was sent, or something came; zero: nothing waits
+	slow     time.Time                    // when the reply that has begun must have ended
+	leaving  bool                         // the reply to the logoff is the last one
 	left     bool
 	err      error // why replies are not believed any more
 }
@@ -48,6 +48,7 @@ type guard struct {
 // request is what a reply must fit to.
 type request struct {
 	command uint16
+	session uint64
 	length  uint32 // of what a write writes, bytes
 	interim bool   // it was said that the reply takes time
 }
@@ -127,7 +128,7 @@ func (g *guard) heard(ended bool) {
 		g.slow = time.Time{}
 	}
 	g.since = time.Time{}
-	if ended := g.slow.IsZero(); !ended || g.hidden > 0 {
+	if ended := g.slow.IsZero(); !ended || g.hidden.received < g.hidden.sent {
 		g.since = time.Now()
 		return
 	}
@@ -207,10 +208,10 @@ func (g *guard) note(head []byte, _ int) {
 		g.since = time.Now()
 	}
 	if len(head) < headerSize || head[0] != 0xfe {
-		g.hidden++
+		g.hidden.sent++
 		return
 	}
-	r := request{command: le.Uint16(head[12:])}
+	r := request{command: le.Uint16(head[12:]), session: le.Uint64(head[40:])}
 	if r.command == commandWrite && len(head) >= headerSize+8 {
 		r.length = le.Uint32(head[headerSize+4:])
 	}
@@ -287,7 +288,7 @@ func (g *guard) check(m []byte, length int) error {
 			return g.end()
 		}
 		g.mu.Lock()
-		g.hidden = max(0, g.hidden-1)
+		g.hidden.received++
 		g.mu.Unlock()
 		return nil
 	case string(m[:4]) != "\xfeSMB" || le.Uint16(m[4:]) != headerSize:
@@ -308,7 +309,7 @@ func (g *guard) settle(m []byte) error {
 	r, ok := g.requests[id]
 	interim := status == statusPending
 	switch {
-	case !ok || r.command != command || interim && (r.interim || le.Uint32(m[16:])&flagAsync == 0):
+	case !ok || r.command != command || r.session != 0 && r.session != le.Uint64(m[40:]) || interim && (r.interim || le.Uint32(m[16:])&flagAsync == 0):
 		g.mu.Unlock()
 		return g.refuse("a reply to command %d that nobody has asked for", command)
 	case interim:
