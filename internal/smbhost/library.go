@@ -155,8 +155,8 @@ func (s *share) Open(p string) (*remoteFile, error) { return s.OpenFile(p, 0, 0)
 // A folder that has more than this, in entries or in bytes of names, is none
 // that anybody has made in earnest.
 const (
-	maxEntries = 100_000
-	maxNames   = 16 << 20
+	maxEntries = 10_000
+	maxNames   = 2 << 20
 )
 
 // ReadDir returns what is in a folder.
