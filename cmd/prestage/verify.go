@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -113,6 +114,9 @@ func (a *app) verify(ctx context.Context, t target) (*verified, error) {
 
 // verifyFile compares a CKM with an INDEX, wherever they lie.
 func (a *app) verifyFile(ctx context.Context, data, index string) (*verified, error) {
+	if _, err := os.Stat(data); err != nil {
+		return nil, err
+	}
 	head, err := readHead(index)
 	if err != nil {
 		return nil, err
@@ -190,6 +194,7 @@ func showVerified(w io.Writer, results []verified, damagedOnly bool) {
 			fmt.Fprintf(w, "  An image that was used is changed by that. \"prestage repair\" makes it what was packed; changes are lost.\n")
 		case v.Kind == "bundle":
 			fmt.Fprintf(w, "  Install nothing from it. Copy it again, or make it anew with \"prestage bundle\".\n")
+		case v.Kind == "file":
 		default:
 			fmt.Fprintf(w, "  \"prestage repair\" mends it from another copy (--from).\n")
 		}

@@ -58,6 +58,7 @@ func (p *push) checkCopy(ctx context.Context, data, index string) (how string, e
 	}
 	if err == nil && !whole {
 		p.h.Remove(ctx, data)
+		p.h.Remove(ctx, p.partial(ckm.IndexName(p.x.Name, p.x.Version)))
 		err = fmt.Errorf("%w: what was read back from %s is not what was written; check its disk", ErrDamaged, data)
 	}
 	return how, err
