@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -343,45 +342,6 @@ func work(t *testing.T, port string, r *repo.Folder) error {
 	return err
 }
 
-// bounded does something and checks that it takes neither too long nor too much
-// memory, and that nothing of it stays.
-func bounded(t *testing.T, do func()) {
-	t.Helper()
-	var before, now runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&before)
-	goroutines := runtime.NumGoroutine()
-	done := make(chan struct{})
-	begun := time.Now()
-	go func() { defer close(done); do() }()
-	peak := uint64(0)
-	for end := false; !end; {
-		select {
-		case <-done:
-			end = true
-		case <-time.After(20 * time.Millisecond):
-		}
-		runtime.ReadMemStats(&now)
-		peak = max(peak, now.HeapAlloc)
-		if time.Since(begun) > 30*time.Second {
-			p := make([]byte, 1<<20)
-			t.Fatalf("it hangs:\n%s", p[:runtime.Stack(p, true)])
-		}
-	}
-	if took := time.Since(begun); took > 4*stall {
-		t.Errorf("it took %v", took)
-	}
-	if peak > before.HeapAlloc+256<<20 {
-		t.Errorf("it took %d MiB", (peak-before.HeapAlloc)>>20)
-	}
-	for end := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > goroutines; time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			p := make([]byte, 1<<20)
-			t.Fatalf("%d goroutines are left of it:\n%s", runtime.NumGoroutine()-goroutines, p[:runtime.Stack(p, true)])
-		}
-	}
-}
-
 // Whatever a machine answers: the work on it ends soon, with an error if it was
 // not done, and the program goes on.
 func TestHostileMachine(t *testing.T) {
@@ -399,7 +359,7 @@ func TestHostileMachine(t *testing.T) {
 			}
 			b := newBetween(t, s.Port, !c.unsigned, c.change)
 			var err error
-			bounded(t, func() { err = work(t, b.port(), r) })
+			testenv.Bounded(t, 4*stall, func() { err = work(t, b.port(), r) })
 			if err == nil && !c.harmless || err != nil && c.name == "honest" {
 				t.Errorf("error %v", err)
 			}
@@ -425,7 +385,7 @@ func TestCloseWhileReplyIsDue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bounded(t, func() {
+	testenv.Bounded(t, 4*stall, func() {
 		ended := make(chan error)
 		go func() {
 			_, err := f.WriteAt(make([]byte, 4<<20), 0)
