@@ -171,7 +171,7 @@ func TestEncrypted(t *testing.T) {
 			t.Fatal("it does not encrypt")
 		}
 	}
-	testenv.Bounded(t, 4*stall, func() { err = work(t, s.Port, r) })
+	testenv.Bounded(t, 6*stall, func() { err = work(t, s.Port, r) })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -317,7 +317,7 @@ func changes() []change {
 }
 
 // stall is after how long the work on a machine is given up, as a fleet does it.
-const stall = 3 * time.Second
+const stall = 2 * time.Second
 
 // work does all of the procedure.
 func work(t *testing.T, port string, r *repo.Folder) error {
@@ -359,7 +359,7 @@ func TestHostileMachine(t *testing.T) {
 			}
 			b := newBetween(t, s.Port, !c.unsigned, c.change)
 			var err error
-			testenv.Bounded(t, 4*stall, func() { err = work(t, b.port(), r) })
+			testenv.Bounded(t, 6*stall, func() { err = work(t, b.port(), r) })
 			if err == nil && !c.harmless || err != nil && c.name == "honest" {
 				t.Errorf("error %v", err)
 			}
@@ -385,7 +385,7 @@ func TestCloseWhileReplyIsDue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	testenv.Bounded(t, 4*stall, func() {
+	testenv.Bounded(t, 6*stall, func() {
 		ended := make(chan error)
 		go func() {
 			_, err := f.WriteAt(make([]byte, 4<<20), 0)

@@ -7,6 +7,7 @@
 package sshhost
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -293,8 +294,8 @@ func (h *Host) ReadDir(ctx context.Context, p string) ([]host.Info, error) {
 	}
 	var list []host.Info
 	for _, e := range entries {
-		if _, err := checkInfo(e, nil); err != nil {
-			return nil, h.at("readdir", p, err)
+		if _, err := checkInfo(e, nil); err != nil || e.Name() == "/" {
+			return nil, h.at("readdir", p, cmp.Or(err, fmt.Errorf("%w: a file is called %q", ErrProtocol, e.Name())))
 		}
 		list = append(list, info(e, e.Name()))
 	}
