@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"unicode"
 
@@ -34,16 +35,64 @@ type answers struct {
 	rest   int    // bytes that follow
 	listed atomic.Int64
 	err    error
+
+	mu    sync.Mutex
+	asked map[uint32]byte // types of the requests that wait for an answer
+}
+
+// newAnswers returns what stands between an SFTP server and the client.
+func newAnswers(from io.Reader, failed func(error)) *answers {
+	return &answers{from: from, failed: failed, asked: map[uint32]byte{}}
 }
 
 // Types of answers (draft-ietf-secsh-filexfer-02, 3) that matter here.
 const (
-	answerData = 103
-	answerName = 104
+	answerStatus = 101
+	answerData   = 103
+	answerName   = 104
 	// answerHead is length, type, number of the request, and what counts or
 	// measures the rest, in bytes.
 	answerHead = 4 + 1 + 4 + 4
 )
+
+// requests passes an SFTP client's requests on, and notes them.
+type requests struct {
+	io.WriteCloser
+	a    *answers
+	head []byte // of the request, as far as it has come
+	rest int    // bytes that follow
+}
+
+// requestHead is length, type and number of a request, in bytes.
+const requestHead = 4 + 1 + 4
+
+// Write implements io.Writer. One goroutine writes at a time.
+func (r *requests) Write(p []byte) (int, error) {
+	for b := p; len(b) > 0; {
+		if r.rest > 0 {
+			n := min(r.rest, len(b))
+			r.rest, b = r.rest-n, b[n:]
+			continue
+		}
+		n := min(requestHead-len(r.head), len(b))
+		r.head, b = append(r.head, b[:n]...), b[n:]
+		if len(r.head) == requestHead {
+			r.a.mu.Lock()
+			r.a.asked[binary.BigEndian.Uint32(r.head[5:])] = r.head[4]
+			r.a.mu.Unlock()
+			r.rest, r.head = int(binary.BigEndian.Uint32(r.head))-5, r.head[:0]
+		}
+	}
+	return r.WriteCloser.Write(p)
+}
+
+// done are the requests that have no more of an answer than that they were
+// done. The client takes such an answer to any other for a result, which it has
+// not.
+const done = 1<<4 | 1<<6 | 1<<9 | 1<<10 | 1<<13 | 1<<14 | 1<<15 | 1<<18 | 1<<20
+
+// extended is a request that is not of the protocol itself.
+const extended = 200
 
 // listing begins the listing of a folder.
 func (a *answers) listing() { a.listed.Store(0) }
@@ -79,7 +128,17 @@ func (a *answers) next() error {
 	if _, err := io.ReadFull(a.from, head[4:]); err != nil {
 		return err
 	}
+	var request byte
+	if len(head) >= requestHead {
+		id := binary.BigEndian.Uint32(head[5:])
+		a.mu.Lock()
+		request = a.asked[id]
+		delete(a.asked, id)
+		a.mu.Unlock()
+	}
 	switch {
+	case head[4] == answerStatus && (len(head) < answerHead || binary.BigEndian.Uint32(head[9:]) == 0 && request != extended && done>>request&1 == 0):
+		return a.refuse("it has done what is no act (request %d)", request)
 	case head[4] == answerData && (len(head) < answerHead || binary.BigEndian.Uint32(head[9:]) == 0):
 		return a.refuse("data of no bytes")
 	case head[4] == answerName:
@@ -103,6 +162,9 @@ func (a *answers) refuse(format string, args ...any) error {
 func checkInfo(st fs.FileInfo, err error) (fs.FileInfo, error) {
 	if err != nil {
 		return nil, err
+	}
+	if st == nil {
+		return nil, fmt.Errorf("%w: no description", ErrProtocol)
 	}
 	if st.Size() < 0 {
 		return nil, fmt.Errorf("%w: %q has %d bytes", ErrProtocol, st.Name(), uint64(st.Size()))

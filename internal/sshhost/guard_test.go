@@ -24,14 +24,23 @@ func answer(kind byte, id uint32, rest ...byte) []byte {
 // FuzzAnswers: what is let through are answers of a bounded length, whose data
 // are not empty, and folders are bounded.
 func FuzzAnswers(f *testing.F) {
-	f.Add(append(answer(answerData, 1, 0, 0, 0, 1, 'x'), answer(101, 2, 0, 0, 0, 0)...))
+	f.Add(append(answer(answerData, 1, 0, 0, 0, 1, 'x'), answer(answerStatus, 2, 0, 0, 0, 0)...))
 	f.Add(answer(answerName, 3, 0, 0, 0, 0))
 	f.Add(answer(answerData, 3, 0, 0, 0, 0))
+	f.Add(answer(answerStatus, 1, 0, 0, 0, 0))
 	f.Add([]byte{0, 0, 0, 1, 103})
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, said []byte) {
 		var why error
-		a := &answers{from: bytes.NewReader(said), failed: func(err error) { why = err }}
+		a := newAnswers(bytes.NewReader(said), func(err error) { why = err })
+		r := &requests{WriteCloser: discard{io.Discard}, a: a}
+		r.Write(answer(6, 1, 'x'))        // a write,
+		for _, b := range answer(17, 2) { // and a question, in parts
+			r.Write([]byte{b})
+		}
+		if len(a.asked) != 2 || a.asked[1] != 6 || a.asked[2] != 17 {
+			t.Fatalf("asked %v", a.asked)
+		}
 		passed, err := io.ReadAll(a)
 		if !bytes.HasPrefix(said, passed) || (why != nil) != errors.Is(err, ErrProtocol) {
 			t.Fatalf("%q let %q through: %v, %v", said, passed, err, why)
@@ -43,6 +52,9 @@ func FuzzAnswers(f *testing.F) {
 			passed = passed[len(p):]
 			if length == 0 || length > maxAnswer {
 				t.Errorf("an answer of %d bytes", length)
+			}
+			if p[4] == answerStatus && len(p) >= answerHead && bytes.Equal(p[9:13], make([]byte, 4)) && p[8] != 1 {
+				t.Errorf("success of a question: %x", p)
 			}
 			if p[4] == answerName {
 				listed += length
@@ -60,7 +72,7 @@ func FuzzAnswers(f *testing.F) {
 // A folder's bound is its own.
 func TestListings(t *testing.T) {
 	long := answer(answerName, 1, make([]byte, 200<<10)...)
-	a := &answers{from: bytes.NewReader(bytes.Repeat(long, 100)), failed: func(error) {}}
+	a := newAnswers(bytes.NewReader(bytes.Repeat(long, 100)), func(error) {})
 	for range 5 {
 		a.listing()
 		if _, err := io.CopyN(io.Discard, a, int64(15*len(long))); err != nil {

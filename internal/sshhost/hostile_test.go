@@ -207,7 +207,7 @@ func readAnswer(r io.Reader) ([]byte, error) {
 const (
 	sftpVersion = 2
 	sftpWrite   = 6
-	sftpStatus  = 101
+	sftpStatus  = answerStatus
 	sftpHandle  = 102
 	sftpAttrs   = 105
 )
@@ -327,6 +327,10 @@ func evils() []evil {
 			return answer(sftpAttrs, id(m), 0x80, 0, 0, 0, 0xff, 0xff, 0xff, 0xff)
 		})},
 		{name: "no attributes", answer: of(sftpAttrs, func(m []byte) []byte { return answer(sftpAttrs, id(m), 0, 0, 0, 0) })},
+		{name: "attributes that are done", want: "no act", answer: of(sftpAttrs, func(m []byte) []byte { return answer(sftpStatus, id(m), make([]byte, 12)...) })},
+		{name: "data that are done", want: "no act", answer: of(answerData, func(m []byte) []byte { return answer(sftpStatus, id(m), make([]byte, 12)...) })},
+		{name: "an open that is done", want: "no act", answer: of(sftpHandle, func(m []byte) []byte { return answer(sftpStatus, id(m), make([]byte, 12)...) })},
+		{name: "space that is done", want: "0 are free", answer: of(201, func(m []byte) []byte { return answer(sftpStatus, id(m), make([]byte, 12)...) })},
 		{name: "a handle that is none", answer: of(sftpHandle, func(m []byte) []byte { return answer(sftpHandle, id(m), 0xff, 0xff, 0xff, 0xff) })},
 		{name: "an empty handle", answer: of(sftpHandle, func(m []byte) []byte { return answer(sftpHandle, id(m), 0, 0, 0, 0) })},
 		{name: "data of no bytes", want: "no bytes", answer: of(answerData, func(m []byte) []byte { return answer(answerData, id(m), 0, 0, 0, 0) })},

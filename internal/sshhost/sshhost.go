@@ -158,8 +158,8 @@ func (h *Host) begin(ctx context.Context) error {
 	if line, err := server.line(); err != nil || line != h.nonce {
 		return fmt.Errorf("%s has no SFTP server; install its package openssh-sftp-server", h.o.Name)
 	}
-	h.answers = &answers{from: server.out, failed: h.conn.cut}
-	h.sftp, err = sftp.NewClientPipe(h.answers, server.in, sftp.UseConcurrentReads(true), sftp.UseConcurrentWrites(true),
+	h.answers = newAnswers(server.out, h.conn.cut)
+	h.sftp, err = sftp.NewClientPipe(h.answers, &requests{WriteCloser: server.in, a: h.answers}, sftp.UseConcurrentReads(true), sftp.UseConcurrentWrites(true),
 		sftp.MaxConcurrentRequestsPerFile(64))
 	return err
 }
@@ -342,7 +342,7 @@ func (h *Host) FreeSpace(_ context.Context, folder string) (int64, error) {
 	if err != nil {
 		return 0, h.at("statvfs", folder, err)
 	}
-	if st.Frsize == 0 {
+	if st == nil || st.Frsize == 0 { // the client may have been told of success alone
 		return 0, nil
 	}
 	// Root may use what is kept back for it.
