@@ -104,6 +104,17 @@ func TestDeviations(t *testing.T) {
 	}
 }
 
+// A DACL may have thousands of entries.
+func TestManyDeviations(t *testing.T) {
+	d := Images.Folder()
+	for range 5000 {
+		d.Entries = append(d.Entries, Entry{Allow, 3, FullControl, "S-1-1-0"})
+	}
+	if got := Images.Folder().Deviations(d); len(got) != maxDeviations+1 || !strings.Contains(got[maxDeviations], "4984 more") {
+		t.Errorf("%d deviations, the last is %q", len(got), got[len(got)-1])
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add(Images.Folder().Bytes())
 	f.Add(Prestaged.File().Bytes())

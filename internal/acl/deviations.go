@@ -5,6 +5,10 @@ import (
 	"strings"
 )
 
+// maxDeviations is how many entries that should not be there are told one by
+// one. A DACL may have thousands, on every file of a machine that means harm.
+const maxDeviations = 16
+
 // Deviations tells, in words, how got deviates from d: the owner, and the DACL
 // entry by entry. The order of entries does not count, since all of d's allow.
 // An owner that is not known, and System as owner, are no deviations.
@@ -36,7 +40,11 @@ func (d Descriptor) Deviations(got Descriptor) (list []string) {
 			deviate("its DACL's entry for %s is %s and should be %s", e.SID.name(), flagNames(e.Flags), flagNames(want.Flags))
 		}
 	}
-	for _, e := range rest {
+	for i, e := range rest {
+		if i == maxDeviations {
+			deviate("its DACL has %d more entries, which should not be there", len(rest)-i)
+			break
+		}
 		switch e.Type {
 		case Allow:
 			deviate("its DACL allows %s %s and should not name them", e.SID.name(), e.Mask.specific())

@@ -260,3 +260,85 @@ func FuzzReplies(f *testing.F) {
 		}
 	})
 }
+
+// endless answers every call with empty parts of a reply that does not end.
+type endless struct {
+	server
+	call  uint32
+	parts int
+}
+
+func (e *endless) Write(p []byte) (int, error) {
+	e.call = le.Uint32(p[12:])
+	if p[2] == packetBind {
+		return e.server.Write(p)
+	}
+	return len(p), nil
+}
+
+func (e *endless) Read(p []byte) (int, error) {
+	if len(e.replies) > 0 {
+		return e.server.Read(p)
+	}
+	e.parts++
+	return copy(p, append(header(packetResponse, 0, callHeader, e.call), make([]byte, 8)...)), nil
+}
+
+func TestEndlessReply(t *testing.T) {
+	e := &endless{server: server{t: t}}
+	if _, err := OpenRegistry(e); !errors.Is(err, ErrProtocol) || e.parts > 2*maxFragments {
+		t.Errorf("after %d parts: %v", e.parts, err)
+	}
+}
+
+// FuzzServices is FuzzReplies for service control.
+func FuzzServices(f *testing.F) {
+	record := &server{t: f, answer: func(op uint16, in []byte) ([]byte, uint32) {
+		switch op {
+		case opQueryConfig:
+			return append(append(code(32), code(3)...), make([]byte, 40)...), 0
+		case opQueryStatus, opControl:
+			return make([]byte, 32), 0
+		case opStartService, opChangeConfig:
+			return make([]byte, 8), 0
+		}
+		return opened, 0
+	}}
+	record.Write(header(packetBind, 3, 16, 1))
+	for call, op := range []uint16{opOpenManager, opOpenService, opQueryConfig, opChangeConfig, opStartService, opQueryStatus, opControl, opCloseHandle} {
+		p := header(packetRequest, 3, callHeader, uint32(call)+2)
+		p = append(p, make([]byte, 6)...)
+		record.Write(le.AppendUint16(p, op))
+	}
+	seed := bytes.Join(record.replies, nil)
+	if err := driveServices(seed); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(seed)
+	f.Fuzz(func(t *testing.T, data []byte) { driveServices(data) })
+}
+
+// driveServices does all that there is with what data answers, a packet for each
+// read.
+func driveServices(data []byte) error {
+	var messages [][]byte
+	for len(data) > 0 {
+		n := len(data)
+		if n > headerSize {
+			n = min(n, max(1, int(le.Uint16(data[8:]))))
+		}
+		messages, data = append(messages, data[:n]), data[n:]
+	}
+	s, err := OpenServices(&hostile{messages})
+	if err != nil {
+		return err
+	}
+	v, err := s.Open("x")
+	if err != nil {
+		return err
+	}
+	_, e1 := v.StartType()
+	e2, e3 := v.SetStartType(StartOnDemand), v.Start()
+	_, e4 := v.State()
+	return errors.Join(e1, e2, e3, e4, v.Stop(), v.Close())
+}

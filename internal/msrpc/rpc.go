@@ -52,6 +52,8 @@ const (
 	// maxReply is the longest reply that is read: a registry value of the
 	// largest size, and what comes with it.
 	maxReply = 2 << 20
+	// maxFragments is how many parts a reply may come in: servers fill them.
+	maxFragments = maxReply / 1024
 )
 
 var le = binary.LittleEndian
@@ -182,7 +184,7 @@ func (c *conn) invoke(operation uint16, in []byte) (*reader, error) {
 		in = in[len(part):]
 	}
 	var out []byte
-	for {
+	for fragments := 1; ; fragments++ {
 		kind, flags, body, err := c.packet()
 		if err != nil {
 			return nil, err
@@ -198,8 +200,8 @@ func (c *conn) invoke(operation uint16, in []byte) (*reader, error) {
 		default:
 			return nil, fmt.Errorf("%w: a packet of type %d", ErrProtocol, kind)
 		}
-		if len(out) > maxReply {
-			return nil, fmt.Errorf("%w: it has more than %d bytes", ErrProtocol, maxReply)
+		if len(out) > maxReply || fragments > maxFragments {
+			return nil, fmt.Errorf("%w: it has more than %d bytes or %d parts", ErrProtocol, maxReply, maxFragments)
 		}
 		if flags&lastFragment != 0 {
 			return &reader{b: out}, nil

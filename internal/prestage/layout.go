@@ -93,6 +93,9 @@ func placed(h host.Host, s settings.Settings) (folders, error) {
 	if s.PrestagedImagesPath == "" {
 		return folders{}, ErrNotSetUp
 	}
+	if shown(s.PrestagedImagesPath) != s.PrestagedImagesPath {
+		return folders{}, fmt.Errorf("the setting PrestagedImagesPath is %q, which is no path; \"prestage relocate FOLDER\" changes it", s.PrestagedImagesPath)
+	}
 	above, base := h.Split(s.PrestagedImagesPath)
 	if _, images := h.Split(above); !h.SameName(base, PrestagedFolder) || !h.SameName(images, ImagesFolder) {
 		return folders{}, fmt.Errorf("the setting PrestagedImagesPath is %q and must end with %q; \"prestage relocate FOLDER\" changes it",

@@ -65,3 +65,12 @@ func FuzzParseReceipt(f *testing.F) {
 		}
 	})
 }
+
+// A name is shown as it is, unless it does something to a terminal.
+func TestShown(t *testing.T) {
+	for name, want := range map[string]string{"a b_1.ckm": "a b_1.ckm", "größe": "größe", "\x1b[2J": `"\x1b[2J"`, "a\nb": `"a\nb"`, "\u202e": `"\u202e"`} {
+		if got := shown(name); got != want {
+			t.Errorf("%q became %s", name, got)
+		}
+	}
+}

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"prestage/ckm"
 	"prestage/internal/acl"
@@ -99,7 +101,7 @@ func GetStatus(ctx context.Context, h host.Host) (*Status, error) {
 	aside, _ := h.ReadDir(ctx, f.aside) // its rights are told above
 	for _, file := range aside {
 		if name, ok := strings.CutSuffix(file.Name, partialSuffix); ok {
-			st.Unfinished = append(st.Unfinished, Unfinished{name, file.Size})
+			st.Unfinished = append(st.Unfinished, Unfinished{shown(name), file.Size})
 		}
 	}
 	seen := map[string]bool{}
@@ -107,13 +109,22 @@ func GetStatus(ctx context.Context, h host.Host) (*Status, error) {
 		name, version, _, ok := ckm.ParseFileName(file.Name)
 		switch image := repo.ImageName(name, version); {
 		case !ok && file.Name != AsideFolder:
-			st.Stray = append(st.Stray, file.Name)
+			st.Stray = append(st.Stray, shown(file.Name))
 		case ok && !seen[image]:
 			seen[image] = true
 			st.Packages = append(st.Packages, f.packageStatus(ctx, name, version))
 		}
 	}
 	return st, nil
+}
+
+// shown is the name of a file of which nothing is known, quoted if a terminal
+// would take it for more than a name.
+func shown(name string) string {
+	if strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return strconv.Quote(name)
+	}
+	return name
 }
 
 func (f folders) packageStatus(ctx context.Context, name string, version uint32) PackageStatus {

@@ -36,9 +36,13 @@ func (f file) Load() (Settings, error) {
 	return ParseFile(string(b), string(f), filepath.IsAbs)
 }
 
-// ParseFile reads the text of a settings file of any machine. Where is the file
+// ParseFile reads the text of a settings file of any machine, which may not be
+// trusted. Where is the file
 // that errors name; isAbs says which paths are absolute on that machine.
 func ParseFile(text, where string, isAbs func(string) bool) (s Settings, err error) {
+	if err := checkShape(text); err != nil {
+		return s, fmt.Errorf("settings file %s %w", where, err)
+	}
 	if _, err := toml.Decode(text, &s); err != nil {
 		return s, fmt.Errorf("settings file %s: %w", where, err)
 	}

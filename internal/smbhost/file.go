@@ -9,7 +9,6 @@ import (
 	"os"
 	"time"
 
-	smb2 "github.com/cloudsoda/go-smb2"
 	"golang.org/x/sync/errgroup"
 
 	"prestage/internal/host"
@@ -44,7 +43,7 @@ func (h *Host) open(ctx context.Context, path string, flags int) (host.File, err
 	case kind(st) != host.KindFile:
 		return nil, fmt.Errorf("%q is %s and not a regular file", path, describe(st))
 	}
-	var f *smb2.File
+	var f *remoteFile
 	err = h.whileHeld(ctx, func() (err error) {
 		f, err = s.OpenFile(p, flags, 0o600)
 		return err
@@ -58,7 +57,7 @@ func (h *Host) open(ctx context.Context, path string, flags int) (host.File, err
 // file is an open file of the machine. Long reads and writes are cut in parts
 // that are under way at once: the answer to each takes the network's time.
 type file struct {
-	*smb2.File
+	*remoteFile
 	h *Host
 }
 
@@ -80,7 +79,7 @@ func (f *file) ReadAt(b []byte, off int64) (_ int, err error) {
 func (f *file) readPart(b []byte, off int64) (n int, err error) {
 	for n < len(b) && err == nil {
 		var m int
-		m, err = f.File.ReadAt(b[n:], off+int64(n))
+		m, err = f.remoteFile.ReadAt(b[n:], off+int64(n))
 		n += m
 		if m == 0 && err == nil {
 			err = io.EOF
@@ -102,7 +101,7 @@ func (f *file) WriteAt(b []byte, off int64) (_ int, err error) {
 }
 
 func (f *file) writePart(b []byte, off int64) (int, error) {
-	n, err := f.File.WriteAt(b, off)
+	n, err := f.remoteFile.WriteAt(b, off)
 	if err == nil && n < len(b) {
 		err = io.ErrShortWrite
 	}
@@ -146,20 +145,20 @@ func (f *file) Size() (_ int64, err error) {
 // Truncate implements host.File.
 func (f *file) Truncate(size int64) (err error) {
 	defer f.h.explain(&err)
-	return f.File.Truncate(size)
+	return f.remoteFile.Truncate(size)
 }
 
 // Close implements host.File.
 func (f *file) Close() (err error) {
 	defer f.h.explain(&err)
-	return f.File.Close()
+	return f.remoteFile.Close()
 }
 
 // Sync implements host.File. A file that is open for reading cannot be flushed:
 // it was, by whoever wrote it.
 func (f *file) Sync() (err error) {
 	defer f.h.explain(&err)
-	err = f.File.Sync()
+	err = f.remoteFile.Sync()
 	if errors.Is(err, fs.ErrPermission) {
 		return nil
 	}
@@ -195,7 +194,7 @@ func (h *Host) Lock(ctx context.Context, path string) (unlock func(), err error)
 	}
 }
 
-func (h *Host) tryLock(s *smb2.Share, local, remote string) (*smb2.File, error) {
+func (h *Host) tryLock(s *share, local, remote string) (*remoteFile, error) {
 	if err := s.Remove(remote); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}

@@ -24,8 +24,12 @@ import (
 
 // packed returns a folder with a package of an image of some MiB.
 func packed(t *testing.T, name string) *repo.Folder {
+	return packedFrom(t, name, append(testenv.Text(1, 6<<20), testenv.Random(2, 3<<20)...))
+}
+
+func packedFrom(t *testing.T, name string, data []byte) *repo.Folder {
 	image := filepath.Join(t.TempDir(), "disk.img")
-	if err := os.WriteFile(image, append(testenv.Text(1, 6<<20), testenv.Random(2, 3<<20)...), 0o644); err != nil {
+	if err := os.WriteFile(image, data, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	files, err := disk.Open(image)

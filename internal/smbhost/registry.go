@@ -10,8 +10,6 @@ import (
 	"sync"
 	"time"
 
-	smb2 "github.com/cloudsoda/go-smb2"
-
 	"prestage/internal/msrpc"
 	"prestage/internal/settings"
 )
@@ -60,13 +58,15 @@ func (h *Host) hive() (settings.Hive, error) {
 	_, _, err = r.registry.Get(`SOFTWARE\WOW6432Node\Microsoft\Windows NT\CurrentVersion`, "SystemRoot")
 	r.is64 = err == nil
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		r.registry.Close()
+		r.registry = nil // else it would pass for that of a 32-bit Windows
 		return nil, fmt.Errorf("registry of %s: %w", h.o.Name, err)
 	}
 	return (*hive)(r), nil
 }
 
 // pipe opens a named pipe of the machine.
-func (h *Host) pipe(name string) (*smb2.File, error) {
+func (h *Host) pipe(name string) (*remoteFile, error) {
 	s, err := h.share("IPC$")
 	if err != nil {
 		return nil, err

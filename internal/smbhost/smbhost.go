@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"net"
 	"strings"
 	"sync"
@@ -38,8 +39,15 @@ type Host struct {
 	session *smb2.Session
 
 	mu     sync.Mutex
-	shares map[string]*smb2.Share // by name
-	remote remote                 // registry and services
+	shares map[string]*share // by name
+	remote remote            // registry and services
+
+	life  context.Context // of the connection
+	end   context.CancelFunc
+	calls atomic.Int32 // of the client that are under way
+
+	closing  sync.Once
+	closeErr error
 }
 
 var _ host.Host = (*Host)(nil)
@@ -67,9 +75,10 @@ func Dial(ctx context.Context, o Options) (*Host, error) {
 		initiator.Domain, initiator.User = domain, user
 	}
 	d := &smb2.Dialer{MaxCreditBalance: 512, Negotiator: smb2.Negotiator{RequireMessageSigning: true}, Initiator: initiator}
-	s, err := d.DialConn(ctx, w, o.Address)
-	if err != nil {
-		w.Close()
+	h := &Host{o: o, conn: w, shares: map[string]*share{}}
+	h.life, h.end = context.WithCancel(context.WithoutCancel(ctx))
+	if err := h.logon(ctx, d); err != nil {
+		h.cut()
 		if w.gone.Load() {
 			return nil, fmt.Errorf("%w: %w", host.ErrUnreachable, err)
 		}
@@ -78,17 +87,21 @@ func Dial(ctx context.Context, o Options) (*Host, error) {
 		}
 		return nil, fmt.Errorf("logging on to %s: %w", o.Name, err)
 	}
-	return &Host{o: o, conn: w, session: s, shares: map[string]*smb2.Share{}}, nil
+	return h, nil
 }
 
-// Close logs off, after putting back what was changed to reach the registry.
+// Close logs off, after putting back what was changed to reach the registry. It
+// ends what is under way, and may be called at any time.
 func (h *Host) Close() error {
-	err := h.remote.close()
-	if e := h.session.Logoff(); err == nil {
-		err = e
-	}
-	h.conn.Close()
-	return err
+	h.closing.Do(func() {
+		// What is put back takes a few calls, and the machine may not answer.
+		defer time.AfterFunc(h.o.Silence, h.cut).Stop()
+		h.closeErr = h.remote.close()
+		if e := h.logoff(); h.closeErr == nil {
+			h.closeErr = e
+		}
+	})
+	return h.closeErr
 }
 
 // explain says of an error what it means to the procedure: that the machine is
@@ -107,13 +120,13 @@ func (h *Host) explain(err *error) {
 func (h *Host) Name() string { return h.o.Name }
 
 // share returns a share of the machine, mounted.
-func (h *Host) share(name string) (*smb2.Share, error) {
+func (h *Host) share(name string) (*share, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if s := h.shares[name]; s != nil {
 		return s, nil
 	}
-	s, err := h.session.Mount(`\\` + h.o.Address + `\` + name)
+	s, err := h.mount(`\\` + h.o.Address + `\` + name)
 	if errors.Is(err, fs.ErrPermission) {
 		err = fmt.Errorf("%w: it takes an administrator of %s", err, h.o.Name)
 	}
@@ -125,7 +138,7 @@ func (h *Host) share(name string) (*smb2.Share, error) {
 }
 
 // at returns the share that a path of the machine lies on, and the path there.
-func (h *Host) at(path string) (*smb2.Share, string, error) {
+func (h *Host) at(path string) (*share, string, error) {
 	if len(path) < 3 || path[1:3] != `:\` {
 		return nil, "", fmt.Errorf(`%q: name a folder of %s by its drive, as in C:\MED-V Images`, path, h.o.Name)
 	}
@@ -208,7 +221,7 @@ func (h *Host) MakeFolder(ctx context.Context, path string, rights acl.List) (er
 }
 
 // setSecurity sets owner and DACL.
-func setSecurity(s *smb2.Share, p string, d acl.Descriptor) error {
+func setSecurity(s *share, p string, d acl.Descriptor) error {
 	b := descriptor(d.Bytes())
 	if err := s.SetSecurityInfoRaw(p, smb2.DACLSecurityInformation, b); err != nil {
 		return err
@@ -216,7 +229,7 @@ func setSecurity(s *smb2.Share, p string, d acl.Descriptor) error {
 	return s.SetSecurityInfoRaw(p, smb2.OwnerSecurityInformation, b)
 }
 
-func deviations(s *smb2.Share, p string, want acl.Descriptor) ([]string, error) {
+func deviations(s *share, p string, want acl.Descriptor) ([]string, error) {
 	b, err := s.SecurityInfoRaw(p, smb2.OwnerSecurityInformation|smb2.DACLSecurityInformation)
 	if err != nil {
 		return nil, err
@@ -305,7 +318,7 @@ func describe(st fs.FileInfo) string {
 		host.KindOther: "a symbolic link, a junction or another reparse point"}[kind(st)]
 }
 
-func (h *Host) stat(path string) (*smb2.Share, string, fs.FileInfo, error) {
+func (h *Host) stat(path string) (*share, string, fs.FileInfo, error) {
 	s, p, err := h.at(path)
 	if err != nil {
 		return nil, "", nil, err
@@ -360,7 +373,10 @@ func (h *Host) FreeSpace(_ context.Context, folder string) (_ int64, err error) 
 	if err != nil {
 		return 0, err
 	}
-	return int64(st.AvailableBlockCount() * st.BlockSize()), nil
+	if st.BlockSize() == 0 {
+		return 0, nil
+	}
+	return int64(min(st.AvailableBlockCount(), math.MaxInt64/st.BlockSize()) * st.BlockSize()), nil
 }
 
 // Rename implements host.Host. The machine may still hold what a connection
@@ -445,59 +461,4 @@ func (h *Host) whileHeld(ctx context.Context, do func() error) error {
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
-}
-
-// watched is a connection that ends when the machine is silent for too long
-// while it owes an answer: a network that was cut says nothing.
-type watched struct {
-	net.Conn
-	silence time.Duration
-	sent    atomic.Int64 // when the first unanswered byte was sent, 0 for none
-	gone    atomic.Bool  // it ended, and not because we closed it
-	closed  atomic.Bool
-	stop    chan struct{}
-	once    sync.Once
-}
-
-func watch(c net.Conn, silence time.Duration) *watched {
-	w := &watched{Conn: c, silence: silence, stop: make(chan struct{})}
-	go func() {
-		t := time.NewTicker(silence / 10)
-		defer t.Stop()
-		for {
-			select {
-			case <-w.stop:
-				return
-			case now := <-t.C:
-				if at := w.sent.Load(); at != 0 && now.UnixNano()-at > int64(silence) {
-					w.gone.Store(true)
-					w.Close()
-					return
-				}
-			}
-		}
-	}()
-	return w
-}
-
-func (w *watched) Write(p []byte) (int, error) {
-	w.sent.CompareAndSwap(0, time.Now().UnixNano())
-	return w.Conn.Write(p)
-}
-
-func (w *watched) Read(p []byte) (int, error) {
-	n, err := w.Conn.Read(p)
-	if n > 0 {
-		w.sent.Store(0)
-	}
-	if err != nil && !w.closed.Load() {
-		w.gone.Store(true)
-	}
-	return n, err
-}
-
-func (w *watched) Close() error {
-	w.closed.Store(true)
-	w.once.Do(func() { close(w.stop) })
-	return w.Conn.Close()
 }

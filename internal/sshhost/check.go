@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"prestage/internal/host"
 )
@@ -28,12 +29,18 @@ kill $!
 echo "$mark $code"
 exit`
 
+// longestWork is how long a program of a machine may say that it works: a
+// terabyte from a slow disk takes less.
+const longestWork = 6 * time.Hour
+
 // work has a program of the machine read a file, which is its standard input,
 // and returns what it says and its exit code.
 func (h *Host) work(ctx context.Context, alive func(), program, file string, args ...string) (out string, code int, err error) {
 	if err := checkPath(file); err != nil {
 		return "", 0, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, longestWork)
+	defer cancel()
 	s, err := h.startShell(ctx)
 	if err != nil {
 		return "", 0, err
@@ -86,7 +93,7 @@ func (h *Host) CheckPackage(ctx context.Context, index, data string, alive func(
 	case code == prestageUsage:
 		return "", fmt.Errorf("the prestage of %s cannot check files: %w", h.o.Name, errors.ErrUnsupported)
 	case code != 0:
-		return "", fmt.Errorf("prestage on %s: %s (exit code %d)", h.o.Name, strings.TrimSpace(out), code)
+		return "", fmt.Errorf("prestage on %s: %s (exit code %d)", h.o.Name, printable(strings.TrimSpace(out)), code)
 	}
 	var results []struct {
 		Digest string `json:"package_digest"`
@@ -105,7 +112,7 @@ func (h *Host) Sum(ctx context.Context, path string, alive func()) (string, erro
 	}
 	sum, _, _ := strings.Cut(out, " ")
 	if b, err := hex.DecodeString(sum); code != 0 || err != nil || len(b) != 32 {
-		return "", fmt.Errorf("sha256sum on %s: %s (exit code %d)", h.o.Name, strings.TrimSpace(out), code)
+		return "", fmt.Errorf("sha256sum on %s: %s (exit code %d)", h.o.Name, printable(strings.TrimSpace(out)), code)
 	}
 	return sum, nil
 }

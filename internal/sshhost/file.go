@@ -62,7 +62,7 @@ func (h *Host) open(ctx context.Context, p string, flags int) (*sftp.File, error
 		if err != nil {
 			return nil, h.at("open", p, err)
 		}
-		opened, err := f.Stat()
+		opened, err := checkInfo(f.Stat())
 		if err != nil {
 			f.Close()
 			return nil, h.at("fstat", p, err)
@@ -189,7 +189,7 @@ func (f *file) Size() (int64, error) {
 	if err := f.settle(); err != nil {
 		return 0, err
 	}
-	st, err := f.f.Stat()
+	st, err := checkInfo(f.f.Stat())
 	if err != nil {
 		return 0, f.failed("fstat", err)
 	}

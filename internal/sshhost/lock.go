@@ -43,7 +43,7 @@ func (h *Host) Lock(ctx context.Context, p string) (unlock func(), err error) {
 		err := s.send(takeLock, p, h.nonce, strconv.Itoa(lease))
 		for line := ""; err == nil && line != h.nonce; {
 			if line, err = s.line(); err == nil && line != h.nonce && line != "waiting" {
-				err = errors.New(line)
+				err = errors.New(printable(line))
 			}
 		}
 		taken <- err

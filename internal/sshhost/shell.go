@@ -150,7 +150,7 @@ func (h *Host) enter(ctx context.Context, s *shell, ready chan error) error {
 				return h.explain(err)
 			}
 		case <-patience.C:
-			return fmt.Errorf("%s does not start a root shell for %s: %s", h.o.Name, h.o.User, s.said.text())
+			return fmt.Errorf("%s does not start a root shell for %s: %s", h.o.Name, h.o.User, printable(s.said.text()))
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -160,7 +160,7 @@ func (h *Host) enter(ctx context.Context, s *shell, ready chan error) error {
 // refused says why there is no root shell, and what to do.
 func (h *Host) refused(said string) error {
 	if h.root {
-		return fmt.Errorf("%s starts no shell for root: %s", h.o.Name, said)
+		return fmt.Errorf("%s starts no shell for root: %s", h.o.Name, printable(said))
 	}
 	what := fmt.Sprintf("log on as root, or let %s use sudo there", h.o.User)
 	switch {
@@ -169,7 +169,7 @@ func (h *Host) refused(said string) error {
 	case strings.Contains(said, "not found"):
 		what = "log on as root, or install sudo there"
 	}
-	return fmt.Errorf("it takes root on %s, and sudo refuses (%s): %s", h.o.Name, said, what)
+	return fmt.Errorf("it takes root on %s, and sudo refuses (%s): %s", h.o.Name, printable(said), what)
 }
 
 // run runs a script as root, with arguments $1, $2, …, and returns what it says.
@@ -177,7 +177,7 @@ func (h *Host) refused(said string) error {
 func (h *Host) run(ctx context.Context, script string, args ...string) (string, error) {
 	out, status, err := h.try(ctx, script, args...)
 	if err == nil && status != 0 {
-		err = fmt.Errorf("%s: %s (exit code %d)", h.o.Name, strings.TrimSpace(out), status)
+		err = fmt.Errorf("%s: %s (exit code %d)", h.o.Name, printable(strings.TrimSpace(out)), status)
 	}
 	return out, err
 }

@@ -7,6 +7,7 @@
 package sshhost
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -49,13 +50,14 @@ type Options struct {
 
 // Host is a Linux machine. The connection is one for all; it ends with Close.
 type Host struct {
-	o      Options
-	conn   *watched
-	client *ssh.Client
-	sftp   *sftp.Client
-	nonce  string // tells our own words from what else comes over the connection
-	root   bool
-	gone   chan struct{} // closed when the connection has ended
+	o       Options
+	conn    *watched
+	client  *ssh.Client
+	sftp    *sftp.Client
+	answers *answers
+	nonce   string // tells our own words from what else comes over the connection
+	root    bool
+	gone    chan struct{} // closed when the connection has ended
 
 	secret    sync.Mutex
 	sudo      string // the password, once it was asked for
@@ -139,12 +141,12 @@ func (h *Host) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	id, err := s.Output("id -u")
+	id, err := output(s, "id -u")
 	s.Close()
 	if err != nil {
 		return fmt.Errorf("user %s may not run commands on %s: %w", h.o.User, h.o.Name, err)
 	}
-	lines := strings.Fields(string(id)) // the user's own shell may say more at its start
+	lines := strings.Fields(id) // the user's own shell may say more at its start
 	h.root = len(lines) > 0 && lines[len(lines)-1] == "0"
 	server, err := h.startShell(ctx)
 	if err != nil {
@@ -156,7 +158,8 @@ func (h *Host) begin(ctx context.Context) error {
 	if line, err := server.line(); err != nil || line != h.nonce {
 		return fmt.Errorf("%s has no SFTP server; install its package openssh-sftp-server", h.o.Name)
 	}
-	h.sftp, err = sftp.NewClientPipe(server.out, server.in, sftp.UseConcurrentReads(true), sftp.UseConcurrentWrites(true),
+	h.answers = newAnswers(server.out, h.conn.cut)
+	h.sftp, err = sftp.NewClientPipe(h.answers, &requests{WriteCloser: server.in, a: h.answers}, sftp.UseConcurrentReads(true), sftp.UseConcurrentWrites(true),
 		sftp.MaxConcurrentRequestsPerFile(64))
 	return err
 }
@@ -197,6 +200,8 @@ func (h *Host) explain(err error) error {
 		return err
 	case errors.Is(why, fs.ErrClosed):
 		return fmt.Errorf("the connection to %s: %w", h.o.Name, why)
+	case errors.Is(why, ErrProtocol):
+		return fmt.Errorf("%s: %w", h.o.Name, why)
 	default:
 		return fmt.Errorf("%s: %w: %w", h.o.Name, host.ErrUnreachable, why)
 	}
@@ -225,7 +230,7 @@ func (h *Host) lstat(ctx context.Context, p string) (fs.FileInfo, error) {
 	if err := checkPath(p); err != nil {
 		return nil, err
 	}
-	st, err := h.sftp.Lstat(p)
+	st, err := checkInfo(h.sftp.Lstat(p))
 	return st, h.at("lstat", p, err)
 }
 
@@ -234,6 +239,7 @@ func (h *Host) at(op, p string, err error) error {
 	if err = h.explain(err); err == nil || errors.Is(err, host.ErrUnreachable) {
 		return err
 	}
+	err = legible(err)
 	var named *fs.PathError
 	if !errors.As(err, &named) {
 		err = &fs.PathError{Op: op, Path: p, Err: err}
@@ -281,12 +287,16 @@ func (h *Host) ReadDir(ctx context.Context, p string) ([]host.Info, error) {
 	} else if !st.IsDir() {
 		return nil, fmt.Errorf("%q is not a folder", p)
 	}
+	h.answers.listing()
 	entries, err := h.sftp.ReadDirContext(ctx, p)
 	if err != nil {
 		return nil, h.at("readdir", p, err)
 	}
 	var list []host.Info
 	for _, e := range entries {
+		if _, err := checkInfo(e, nil); err != nil || e.Name() == "/" {
+			return nil, h.at("readdir", p, cmp.Or(err, fmt.Errorf("%w: a file is called %q", ErrProtocol, e.Name())))
+		}
 		list = append(list, info(e, e.Name()))
 	}
 	return list, nil
@@ -332,7 +342,7 @@ func (h *Host) FreeSpace(_ context.Context, folder string) (int64, error) {
 	if err != nil {
 		return 0, h.at("statvfs", folder, err)
 	}
-	if st.Frsize == 0 {
+	if st == nil || st.Frsize == 0 { // the client may have been told of success alone
 		return 0, nil
 	}
 	// Root may use what is kept back for it.
