@@ -1,0 +1,427 @@
+//go:build linux
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// scale is how big the measurements of pushing are.
+type scale struct {
+	hosts int   // machines behind one link
+	rate  int64 // of that link, bits a second
+	each  int64 // size of the package that each of them gets, bytes
+	many  int   // machines of the measurement of memory
+	small int64 // size of their package, bytes
+}
+
+// fullScale leaves the network the bound of the many machines on two cores.
+var fullScale = scale{hosts: 20, rate: 400e6, each: 32 * mib, many: 200, small: 20 * mib}
+
+const (
+	// At least 0.9 of what the other side reaches.
+	pushBudget = 1 / 0.9
+
+	smbPut      = "smbclient put"
+	smbPutSync  = "smbclient put, then sync"
+	smbPutCheck = "smbclient put, sync, get, sha256sum"
+	sftpPut     = "sftp put"
+	sftpCheck   = "sftp put, sync, get, sha256sum"
+	smbPuts     = "smbclient put, all at once by xargs"
+	there       = "the link, one way"
+	thereBack   = "the link, there and back"
+)
+
+// pushTools are the programs that the measurements of pushing need besides ours.
+var pushTools = []string{"ip", "tc", "nsenter", "smbd", "smbpasswd", "net", "smbclient", "sshd", "ssh-keygen", "sftp"}
+
+// A mode is a way to push, and how its rows are called.
+type mode struct {
+	name  string
+	flags []string
+	back  bool // it reads all of it back
+}
+
+// modes are the ways to check that this prestage knows, the default first.
+func (b *bench) modes() []mode {
+	help, _ := b.output(b.prestage, "push", "--help")
+	if !strings.Contains(string(help), "--verify ") {
+		return []mode{{name: "push", back: true}}
+	}
+	var all []mode
+	for _, how := range []string{"readback", "sample", "none"} {
+		all = append(all, mode{"push --verify " + how, []string{"--verify", how}, how == "readback"})
+	}
+	return all
+}
+
+// push measures pushing to machines and returns the rows of its table.
+func (b *bench) push() ([]row, error) {
+	if why := b.cannotPush(); why != "" {
+		return []row{
+			{work: "push over SMB", against: smbPut, budget: pushBudget, missing: why},
+			{work: "push over SSH", against: sftpPut, budget: pushBudget, missing: why},
+			{work: "push to many", against: there, budget: pushBudget, missing: why},
+			{work: "peak memory, push to many", against: "192 MiB", budget: 1, missing: why},
+		}, nil
+	}
+	if err := b.packed(); err != nil {
+		return nil, err
+	}
+	home := b.path("home")
+	b.env = []string{"HOME=" + home, "PRESTAGE_USER=root", "PRESTAGE_PASSWORD=" + labPassword, "SSH_AUTH_SOCK="}
+	defer func() { b.env = nil }()
+	var rows []row
+	for _, part := range []func(home string) ([]row, error){b.pushSMB, b.pushSSH, b.pushMany, b.pushMemory} {
+		more, err := part(home)
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, more...)
+	}
+	return rows, nil
+}
+
+// cannotPush says why this machine cannot measure pushing, if so.
+func (b *bench) cannotPush() string {
+	var missing []string
+	for _, tool := range pushTools {
+		if b.tools[tool] == "" {
+			missing = append(missing, tool)
+		}
+	}
+	switch {
+	case len(missing) > 0:
+		return "not measured: missing " + strings.Join(missing, ", ")
+	case os.Geteuid() != 0:
+		return "not measured: it takes root"
+	}
+	return ""
+}
+
+// packed packs the image unless that was measured before.
+func (b *bench) packed() error {
+	images := b.path("images")
+	if _, err := os.Stat(filepath.Join(images, indexFile)); err != nil {
+		b.say("pack")
+		if err := os.MkdirAll(images, 0o755); err != nil {
+			return err
+		}
+		if _, err := b.output(b.our("pack", b.image, "--name", imageName, "--images", images)...); err != nil {
+			return err
+		}
+	}
+	return readAll(filepath.Join(images, ckmFile))
+}
+
+// random packs an image of bytes that do not compress, so that a package of that
+// size comes out, and returns its folder.
+func (b *bench) random(size int64) (string, error) {
+	images := b.path(fmt.Sprintf("random%d", size))
+	if _, err := os.Stat(images); err == nil {
+		return images, nil
+	}
+	if err := os.Mkdir(images, 0o755); err != nil {
+		return "", err
+	}
+	image := filepath.Join(images, "disk.raw")
+	p := make([]byte, size)
+	rand.NewChaCha8([32]byte{1}).Read(p)
+	if err := os.WriteFile(image, p, 0o644); err != nil {
+		return "", err
+	}
+	defer os.Remove(image)
+	_, err := b.output(b.our("pack", image, "--name", imageName, "--images", images)...)
+	return images, err
+}
+
+// hostsFile writes a hosts file with a line for each machine.
+func (l *lab) hostsFile(head string, addresses ...string) (string, error) {
+	var text strings.Builder
+	text.WriteString(head)
+	for i, a := range addresses {
+		fmt.Fprintf(&text, "machine-%d address=%s\n", i+1, a)
+	}
+	file := filepath.Join(l.dir, "hosts.txt")
+	return file, os.WriteFile(file, []byte(text.String()), 0o644)
+}
+
+// ours makes a side of each mode, all of which push from images to the machines
+// of a hosts file. Places are the folders on the servers that a push fills.
+func (l *lab) ours(modes []mode, images, hosts string, places []string, flags ...string) (sides []side) {
+	var made []string // by a push in a place
+	for _, p := range places {
+		made = append(made, filepath.Join(p, "MED-V Images"))
+	}
+	for _, m := range modes {
+		args := slices.Concat([]string{"push", imageName, "--images", images, "--hosts", hosts}, m.flags, flags)
+		sides = append(sides, side{
+			name: m.name, argv: l.run(l.b.our(args...)...), fresh: made, wire: l.wire,
+			after: func(round int) error {
+				for _, p := range made {
+					if err := l.b.arrived(round, images, filepath.Join(p, "PrestagedImages")); err != nil {
+						return err
+					}
+				}
+				return nil
+			},
+		})
+	}
+	return sides
+}
+
+// arrived compares both files of a package with what lies in a folder, once.
+func (b *bench) arrived(round int, images, folder string) error {
+	if round > 0 {
+		return nil
+	}
+	var errs []error
+	for _, file := range []string{ckmFile, indexFile} {
+		errs = append(errs, sameContent(filepath.Join(images, file), filepath.Join(folder, file)))
+	}
+	return errors.Join(errs...)
+}
+
+// pushSMB measures one Windows machine, as Samba plays it.
+func (b *bench) pushSMB(string) ([]row, error) {
+	l, err := b.newLab("smb", 0)
+	if err != nil {
+		return nil, err
+	}
+	defer l.close()
+	s, err := l.samba("c")
+	if err != nil {
+		return nil, err
+	}
+	login, err := l.smbSettings()
+	if err != nil {
+		return nil, err
+	}
+	hosts, err := l.hostsFile("", s.address)
+	if err != nil {
+		return nil, err
+	}
+	images, plain := b.path("images"), s.path("c", "plain")
+	modes := b.modes()
+	sides := l.ours(modes, images, hosts, []string{s.path("c")})
+	client := append([]string{b.tools["smbclient"], `//` + s.address + `/c$`}, login...)
+	const begin = `put=$1 get=$2 there=$3; shift 3; `
+	put := fmt.Sprintf(`mkdir plain; cd plain; put "%s" %s; put "%s" %s`,
+		filepath.Join(images, ckmFile), ckmFile, filepath.Join(images, indexFile), indexFile)
+	get := fmt.Sprintf("cd plain; get %s -", ckmFile)
+	for _, x := range [][2]string{
+		{smbPut, `"$@" -c "$put"`},
+		{smbPutSync, `"$@" -c "$put"; sync "$there"`},
+		{smbPutCheck, `"$@" -c "$put"; sync "$there"; "$@" -E -c "$get" | sha256sum`},
+	} {
+		sides = append(sides, side{
+			name: x[0], fresh: []string{plain}, wire: l.wire,
+			argv:  l.run(append([]string{"sh", "-ec", begin + x[1], "sh", put, get, filepath.Join(plain, ckmFile)}, client...)...),
+			after: func(round int) error { return b.arrived(round, images, plain) },
+		})
+	}
+	all, err := b.race("push over SMB", sides)
+	if err != nil {
+		return nil, err
+	}
+	return b.pushRows("over SMB", modes, sides, all, []bid{{smbPut, pushBudget, ""}, {smbPutSync, 0, ""}, {smbPutCheck, 0, ""}})
+}
+
+// pushSSH measures one Linux machine.
+func (b *bench) pushSSH(home string) ([]row, error) {
+	l, err := b.newLab("ssh", 0)
+	if err != nil {
+		return nil, err
+	}
+	defer l.close()
+	s, err := l.sshd(home)
+	if err != nil {
+		return nil, err
+	}
+	hosts, err := l.hostsFile(fmt.Sprintf("[servers] kind=ssh user=root folder=%q\n", s.path("data")), s.address)
+	if err != nil {
+		return nil, err
+	}
+	images, plain := b.path("images"), s.path("plain")
+	modes := b.modes()
+	sides := l.ours(modes, images, hosts, []string{s.path("data")})
+	client := []string{b.tools["sftp"], "-q", "-b", "-", "-i", filepath.Join(home, ".ssh", "id_ed25519"),
+		"-o", "UserKnownHostsFile=" + filepath.Join(home, ".ssh", "known_hosts"), "-o", "StrictHostKeyChecking=yes", "root@" + s.address}
+	put := fmt.Sprintf("mkdir \"%[1]s\"\nput \"%[2]s\" \"%[1]s/%[3]s\"\nput \"%[4]s\" \"%[1]s/%[5]s\"\n",
+		plain, filepath.Join(images, ckmFile), ckmFile, filepath.Join(images, indexFile), indexFile)
+	get := fmt.Sprintf("get \"%s/%s\" /dev/stdout\n", plain, ckmFile)
+	const script = `put=$1 get=$2 there=$3; shift 3; printf %s "$put" | "$@" >/dev/null`
+	for _, x := range [][2]string{
+		{sftpPut, script},
+		{sftpCheck, script + `; sync "$there"; printf %s "$get" | "$@" | sha256sum`},
+	} {
+		sides = append(sides, side{
+			name: x[0], fresh: []string{plain}, wire: l.wire,
+			argv:  l.run(append([]string{"sh", "-ec", x[1], "sh", put, get, filepath.Join(plain, ckmFile)}, client...)...),
+			after: func(round int) error { return b.arrived(round, images, plain) },
+		})
+	}
+	all, err := b.race("push over SSH", sides)
+	if err != nil {
+		return nil, err
+	}
+	return b.pushRows("over SSH", modes, sides, all, []bid{{sftpPut, pushBudget, ""}, {sftpCheck, 0, ""}})
+}
+
+// pushRows makes the rows of one machine: time, bytes on the wire and memory of
+// each mode.
+func (b *bench) pushRows(way string, modes []mode, sides []side, all []samples, bids []bid) ([]row, error) {
+	size, err := packageSize(b.path("images"))
+	if err != nil {
+		return nil, err
+	}
+	var rows []row
+	for i, m := range modes {
+		work := m.name + ", " + way
+		for _, d := range bids {
+			peer := slices.IndexFunc(sides, func(s side) bool { return s.name == d.against })
+			rows = append(rows, timeRow(work, d.against, d.budget, all[i], all[peer]))
+		}
+		sent, received := all[i].wire()
+		rows = append(rows,
+			byteRow(work+", sent", "bytes of the package", 0, sent, size),
+			byteRow(work+", received", "bytes of the package", 0, received, size))
+	}
+	limit, against := b.memoryLimit()
+	return append(rows, byteRow("peak memory, "+modes[0].name+", "+way, against, 1, all[0].rss(), limit)), nil
+}
+
+// pushMany measures many Windows machines behind one link.
+func (b *bench) pushMany(string) ([]row, error) {
+	n := b.scale.hosts
+	images, err := b.random(b.scale.each)
+	if err != nil {
+		return nil, err
+	}
+	b.say("starting %d servers", n)
+	l, err := b.newLab("many", b.scale.rate)
+	if err != nil {
+		return nil, err
+	}
+	defer l.close()
+	var addresses, places, plain []string
+	for range n {
+		s, err := l.samba("c")
+		if err != nil {
+			return nil, err
+		}
+		addresses, places, plain = append(addresses, s.address), append(places, s.path("c")), append(plain, s.path("c", "plain"))
+	}
+	login, err := l.smbSettings()
+	if err != nil {
+		return nil, err
+	}
+	hosts, err := l.hostsFile("", addresses...)
+	if err != nil {
+		return nil, err
+	}
+	modes := b.modes()
+	sides := l.ours(modes, images, hosts, places, "--parallel", fmt.Sprint(n))
+	put := fmt.Sprintf(`mkdir plain; cd plain; put "%s" %s; put "%s" %s`,
+		filepath.Join(images, ckmFile), ckmFile, filepath.Join(images, indexFile), indexFile)
+	const loop = `put=$1 n=$2 list=$3; shift 3
+printf '%s\n' $list | xargs -P "$n" -I {} "$@" //{}/c\$ -c "$put"`
+	sides = append(sides, side{
+		name: smbPuts, fresh: plain, wire: l.wire,
+		argv: l.run(slices.Concat([]string{"sh", "-ec", loop, "sh", put, fmt.Sprint(n), strings.Join(addresses, " "), b.tools["smbclient"]}, login)...),
+		after: func(round int) error {
+			var errs []error
+			for _, p := range plain {
+				errs = append(errs, b.arrived(round, images, p))
+			}
+			return errors.Join(errs...)
+		},
+	})
+	all, err := b.race(fmt.Sprintf("push to %d", n), sides)
+	if err != nil {
+		return nil, err
+	}
+	size, err := packageSize(images)
+	if err != nil {
+		return nil, err
+	}
+	// What the bare bytes of the packages take; frames and headers of the network
+	// are ours to pay.
+	floor := samples{{wall: time.Duration(float64(n) * float64(size) * 8 / float64(b.scale.rate) * float64(time.Second))}}
+	var rows []row
+	for i, m := range modes {
+		work := fmt.Sprintf("%s, %d hosts at %.0f Mbit/s", m.name, n, float64(b.scale.rate)/1e6)
+		rows = append(rows, constRow(work, there, pushBudget, all[i], floor[0].wall))
+		if m.back {
+			rows = append(rows, constRow(work, thereBack, 0, all[i], 2*floor[0].wall))
+		}
+		rows = append(rows, timeRow(work, smbPuts, 0, all[i], all[len(modes)]))
+	}
+	return append(rows, constRow(fmt.Sprintf("(%s, %d hosts)", smbPuts, n), there, 0, all[len(modes)], floor[0].wall)), nil
+}
+
+// perServer is how many machines one server plays at most: what calls it at once
+// waits in a queue of 50 places.
+const perServer = 25
+
+// pushMemory measures what one of ours takes with many machines. They are
+// simulated: a Samba server is reached under many addresses, each of which has
+// its own drive.
+func (b *bench) pushMemory(string) ([]row, error) {
+	images, err := b.random(b.scale.small)
+	if err != nil {
+		return nil, err
+	}
+	l, err := b.newLab("memory", 0)
+	if err != nil {
+		return nil, err
+	}
+	defer l.close()
+	var addresses, places []string
+	var s *server
+	for i := range b.scale.many {
+		if i%perServer == 0 {
+			if s, err = l.samba("c/%i"); err != nil { // the address that was called
+				return nil, err
+			}
+		}
+		a := fmt.Sprintf("%s.%d.%d", labNet, 2+i/perServer, 1+i%perServer)
+		addresses, places = append(addresses, a), append(places, s.path("c", a))
+		if err := os.Mkdir(places[i], 0o755); err != nil {
+			return nil, err
+		}
+		if err := l.ips(s.cmd, "addr add "+a+netmask+" dev eth0"); err != nil {
+			return nil, err
+		}
+	}
+	var rows []row
+	limit, against := b.memoryLimit()
+	few := min(20, b.scale.many) // so many at once is the default
+	for _, c := range [][2]int{{1, 1}, {few, few}, {b.scale.many, few}, {b.scale.many, b.scale.many}} {
+		hosts, err := l.hostsFile("", addresses[:c[0]]...)
+		if err != nil {
+			return nil, err
+		}
+		side := l.ours(b.modes()[:1], images, hosts, places[:c[0]], "--parallel", fmt.Sprint(c[1]))[0]
+		b.say("push to %d hosts, %d at once", c[0], c[1])
+		x, err := b.once(side)
+		if err == nil {
+			err = side.after(0)
+		}
+		if err == nil {
+			err = removeAll(side.fresh)
+		}
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, byteRow(fmt.Sprintf("peak memory, simulated hosts: %d, %d at once", c[0], c[1]), against, 1, x.rss, limit))
+	}
+	return rows, nil
+}
