@@ -3,9 +3,11 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -49,15 +51,20 @@ type mode struct {
 	back  bool // it reads all of it back
 }
 
-// modes are the ways to check that this prestage knows, the default first.
-func (b *bench) modes() []mode {
+// modes are those of the named ways to check that this prestage knows. The first
+// is its default.
+func (b *bench) modes(ways ...string) []mode {
 	help, _ := b.output(b.prestage, "push", "--help")
-	if !strings.Contains(string(help), "--verify ") {
+	_, help, known := bytes.Cut(help, []byte("--verify string"))
+	if !known {
 		return []mode{{name: "push", back: true}}
 	}
+	line, _, _ := bytes.Cut(help, []byte("\n"))
 	var all []mode
-	for _, how := range []string{"readback", "sample", "none"} {
-		all = append(all, mode{"push --verify " + how, []string{"--verify", how}, how == "readback"})
+	for _, way := range ways {
+		if bytes.Contains(line, []byte(way)) {
+			all = append(all, mode{"push --verify " + way, []string{"--verify", way}, way == "readback"})
+		}
 	}
 	return all
 }
@@ -79,7 +86,7 @@ func (b *bench) push() ([]row, error) {
 	b.env = []string{"HOME=" + home, "PRESTAGE_USER=root", "PRESTAGE_PASSWORD=" + labPassword, "SSH_AUTH_SOCK="}
 	defer func() { b.env = nil }()
 	var rows []row
-	for _, part := range []func(home string) ([]row, error){b.pushSMB, b.pushSSH, b.pushMany, b.pushMemory} {
+	for _, part := range []func(home string) ([]row, error){b.pushSMB, b.pushFar, b.pushSSH, b.pushMany, b.pushMemory} {
 		more, err := part(home)
 		if err != nil {
 			return nil, err
@@ -209,7 +216,7 @@ func (b *bench) pushSMB(string) ([]row, error) {
 		return nil, err
 	}
 	images, plain := b.path("images"), s.path("c", "plain")
-	modes := b.modes()
+	modes := b.modes("readback", "sample", "none")
 	sides := l.ours(modes, images, hosts, []string{s.path("c")})
 	client := append([]string{b.tools["smbclient"], `//` + s.address + `/c$`}, login...)
 	const begin = `put=$1 get=$2 there=$3; shift 3; `
@@ -234,6 +241,57 @@ func (b *bench) pushSMB(string) ([]row, error) {
 	return b.pushRows("over SMB", modes, sides, all, []bid{{smbPut, pushBudget, ""}, {smbPutSync, 0, ""}, {smbPutCheck, 0, ""}})
 }
 
+// farAway is the time from a far machine's question to the answer.
+const farAway = 20 * time.Millisecond
+
+// pushFar measures one Windows machine at the end of a long line, where what is
+// not under way at once is waited for.
+func (b *bench) pushFar(string) ([]row, error) {
+	images, err := b.random(b.scale.each)
+	if err != nil {
+		return nil, err
+	}
+	l, err := b.newLab("far", 0)
+	if err != nil {
+		return nil, err
+	}
+	defer l.close()
+	s, err := l.samba("c")
+	if err != nil {
+		return nil, err
+	}
+	line := &server{}
+	if err := l.plug(line, "445", "", self(), relayVerb, ":445", net.JoinHostPort(s.address, "445"), (farAway / 2).String()); err != nil {
+		return nil, err
+	}
+	login, err := l.smbSettings()
+	if err != nil {
+		return nil, err
+	}
+	hosts, err := l.hostsFile("", line.address)
+	if err != nil {
+		return nil, err
+	}
+	modes, plain := b.modes("readback", "none"), s.path("c", "plain")
+	sides := l.ours(modes, images, hosts, []string{s.path("c")})
+	put := fmt.Sprintf(`mkdir plain; cd plain; put "%s" %s; put "%s" %s`,
+		filepath.Join(images, ckmFile), ckmFile, filepath.Join(images, indexFile), indexFile)
+	sides = append(sides, side{
+		name: smbPut, fresh: []string{plain}, wire: l.wire,
+		argv:  l.run(append([]string{b.tools["smbclient"], `//` + line.address + `/c$`, "-c", put}, login...)...),
+		after: func(round int) error { return b.arrived(round, images, plain) },
+	})
+	all, err := b.race("push over SMB, far away", sides)
+	if err != nil {
+		return nil, err
+	}
+	var rows []row
+	for i, m := range modes {
+		rows = append(rows, timeRow(fmt.Sprintf("%s, over SMB, %v away", m.name, farAway), smbPut, pushBudget, all[i], all[len(modes)]))
+	}
+	return rows, nil
+}
+
 // pushSSH measures one Linux machine.
 func (b *bench) pushSSH(home string) ([]row, error) {
 	l, err := b.newLab("ssh", 0)
@@ -250,7 +308,7 @@ func (b *bench) pushSSH(home string) ([]row, error) {
 		return nil, err
 	}
 	images, plain := b.path("images"), s.path("plain")
-	modes := b.modes()
+	modes := b.modes("readback", "host", "none") // the machine has sha256sum, but no prestage
 	sides := l.ours(modes, images, hosts, []string{s.path("data")})
 	client := []string{b.tools["sftp"], "-q", "-b", "-", "-i", filepath.Join(home, ".ssh", "id_ed25519"),
 		"-o", "UserKnownHostsFile=" + filepath.Join(home, ".ssh", "known_hosts"), "-o", "StrictHostKeyChecking=yes", "root@" + s.address}
@@ -327,7 +385,7 @@ func (b *bench) pushMany(string) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	modes := b.modes()
+	modes := b.modes("readback", "none")
 	sides := l.ours(modes, images, hosts, places, "--parallel", fmt.Sprint(n))
 	put := fmt.Sprintf(`mkdir plain; cd plain; put "%s" %s; put "%s" %s`,
 		filepath.Join(images, ckmFile), ckmFile, filepath.Join(images, indexFile), indexFile)
@@ -409,7 +467,7 @@ func (b *bench) pushMemory(string) ([]row, error) {
 		if err != nil {
 			return nil, err
 		}
-		side := l.ours(b.modes()[:1], images, hosts, places[:c[0]], "--parallel", fmt.Sprint(c[1]))[0]
+		side := l.ours(b.modes("readback"), images, hosts, places[:c[0]], "--parallel", fmt.Sprint(c[1]))[0]
 		b.say("push to %d hosts, %d at once", c[0], c[1])
 		x, err := b.once(side)
 		if err == nil {

@@ -3,14 +3,26 @@
 package main
 
 import (
+	"bytes"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"prestage/internal/testenv"
 )
+
+// TestMain lets this program be the relay, too.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 5 && os.Args[1] == relayVerb {
+		panic(relay(os.Args[2:]))
+	}
+	m.Run()
+}
 
 // The real program pushes to real servers in the lab, all of it very small. What
 // the numbers are is not the point; that there are numbers is, and that nothing
@@ -45,6 +57,7 @@ func TestPush(t *testing.T) {
 	doc := strings.Join(strings.Fields(string(raw)), " ")
 	for _, want := range []string{
 		", over SMB | smbclient put | ≤ 1.11 | ", ", over SMB, sent | bytes of the package | – | 1.0", ", over SSH | sftp put | ≤ 1.11 | ",
+		", over SMB, 20ms away | smbclient put | ≤ 1.11 | ",
 		", 2 hosts at 200 Mbit/s | the link, one way | ≤ 1.11 | ", "| peak memory, simulated hosts: 3, 3 at once |", "Samba 4.", "OpenSSH_",
 	} {
 		if !strings.Contains(doc, want) {
@@ -64,6 +77,32 @@ func TestPush(t *testing.T) {
 		}
 	}
 }
+
+// The relay takes its time, each way, for whatever many bytes at once, and loses
+// none.
+func TestRelayDelays(t *testing.T) {
+	const delay = 30 * time.Millisecond
+	near, far := net.Pipe()
+	var got bytes.Buffer
+	go func() {
+		for range 40 {
+			far.Write(testenv.Random(1, 100<<10))
+		}
+		far.Close()
+	}()
+	begun := time.Now()
+	delayed(nopCloser{&got}, near, delay)
+	if took := time.Since(begun); took < delay || took > 10*delay {
+		t.Errorf("it took %v for a delay of %v", took, delay)
+	}
+	if want := bytes.Repeat(testenv.Random(1, 100<<10), 40); !bytes.Equal(got.Bytes(), want) {
+		t.Errorf("%d bytes arrived, other than the %d that were sent", got.Len(), len(want))
+	}
+}
+
+type nopCloser struct{ io.Writer }
+
+func (nopCloser) Close() error { return nil }
 
 // What is shaped is as fast as it was shaped, or the rows of the link mean
 // nothing: smbclient takes at least as long as the link does, but not half as
