@@ -49,20 +49,36 @@ func TestVerdict(t *testing.T) {
 }
 
 func TestBetweenKeepsWhatIsWrittenByHand(t *testing.T) {
-	doc := "# Title\nby hand\n" + markBegin + "\nold\n" + markEnd + "\nalso by hand\n"
-	got, err := between(doc, "new\n")
+	begin, end := marks("here")
+	doc := "# Title\nby hand\n" + begin + "\nold\n" + end + "\nalso by hand\n"
+	got, err := between(doc, "here", "new\n")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := "# Title\nby hand\n" + markBegin + "\nnew\n" + markEnd + "\nalso by hand\n"; got != want {
+	if want := "# Title\nby hand\n" + begin + "\nnew\n" + end + "\nalso by hand\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	if again, _ := between(got, "new\n"); again != got {
+	if again, _ := between(got, "here", "new\n"); again != got {
 		t.Errorf("a second time gives %q", again)
 	}
-	for _, doc := range []string{"", markBegin, markEnd} {
-		if _, err := between(doc, "new"); err == nil {
+	for _, doc := range []string{"", begin, end, doc} {
+		if _, err := between(doc, "elsewhere", "new"); err == nil {
 			t.Errorf("%q: no error", doc)
+		}
+	}
+}
+
+// The document and its template have a place for each part.
+func TestDocumentsHaveAllParts(t *testing.T) {
+	for _, doc := range []string{"performance.md", "../doc/performance.md"} {
+		text, err := os.ReadFile(doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, part := range []string{partLocal, partPush} {
+			if _, err := between(string(text), part, "new"); err != nil {
+				t.Errorf("%s: %v", doc, err)
+			}
 		}
 	}
 }
@@ -206,6 +222,7 @@ func TestRunFillsTheTable(t *testing.T) {
 		"192 MiB + 48 bytes × 3 chunks",
 		"3.0 MiB / 3.0 MiB",
 		"| verify a package | sha256sum | ≤ 0.40 |",
+		"| push over SMB | smbclient put | ≤ 1.11 | – | – | – | – | not measured: missing ip, tc,",
 	} {
 		if !strings.Contains(doc, want) {
 			t.Errorf("the document lacks %q:\n%s", want, doc)

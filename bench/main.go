@@ -19,7 +19,6 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"strings"
 	"syscall"
 )
 
@@ -32,18 +31,28 @@ type options struct {
 	doc      string // the document to write the table into; empty for none
 	template string // what the document is made from when it does not exist
 
+	only string // the one part to measure; empty for all
+
 	prestage, desync, casync, zstd, partclone string
+
+	tools map[string]string // what pushing needs, by name; "" for what is not here
+	scale scale
 
 	out, log io.Writer // the table, and what happens meanwhile
 }
 
 func main() {
+	if len(os.Args) == 5 && os.Args[1] == relayVerb {
+		fmt.Fprintln(os.Stderr, "bench:", relay(os.Args[2:]))
+		os.Exit(1)
+	}
 	o := options{out: os.Stdout, log: os.Stderr}
 	flag.StringVar(&o.image, "image", "", "disk image to measure with")
 	flag.StringVar(&o.work, "work", "", "empty folder for everything that is written")
 	flag.IntVar(&o.rounds, "rounds", 3, "how often each side runs")
 	flag.StringVar(&o.doc, "doc", "", "document that receives the table")
 	flag.StringVar(&o.template, "template", "", "what the document is made from when it does not exist yet")
+	flag.StringVar(&o.only, "only", "", "measure this part alone: local or push")
 	flag.StringVar(&o.prestage, "prestage", "", "prestage binary")
 	flag.StringVar(&o.desync, "desync", "", "desync binary")
 	flag.Parse()
@@ -54,6 +63,7 @@ func main() {
 	o.casync = lookPath("casync")
 	o.zstd = lookPath("zstd")
 	o.partclone = lookPath("partclone.ext4")
+	o.tools, o.scale = findTools(), fullScale
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -64,6 +74,15 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
+}
+
+// findTools finds what the measurements of pushing need.
+func findTools() map[string]string {
+	found := map[string]string{}
+	for _, tool := range pushTools {
+		found[tool] = lookPath(tool)
+	}
+	return found
 }
 
 // lookPath finds a program, also where only root's PATH would have it.
@@ -79,42 +98,41 @@ func lookPath(name string) string {
 	return ""
 }
 
+// Parts of the measurements, each with a table of its own.
+const (
+	partLocal = "local"
+	partPush  = "push"
+)
+
 func run(ctx context.Context, o options) error {
 	b := &bench{options: o, ctx: ctx}
-	rows, err := b.all()
-	if err != nil {
-		return err
+	texts := map[string]string{}
+	for _, p := range []struct {
+		name    string
+		measure func() ([]row, error)
+		facts   func() string
+	}{{partLocal, b.local, b.facts}, {partPush, b.push, b.pushFacts}} {
+		if o.only != "" && o.only != p.name {
+			continue
+		}
+		rows, err := p.measure()
+		if err != nil {
+			return err
+		}
+		texts[p.name] = p.facts() + "\n" + table(rows)
+		if _, err := io.WriteString(o.out, texts[p.name]+"\n"); err != nil {
+			return err
+		}
 	}
-	text := b.facts() + "\n" + table(rows)
-	if _, err := io.WriteString(o.out, text); err != nil {
-		return err
+	if len(texts) == 0 {
+		return fmt.Errorf("there is no part %q, only %s and %s", o.only, partLocal, partPush)
 	}
 	if o.doc == "" {
 		return nil
 	}
-	if err := writeDoc(o.doc, o.template, text); err != nil {
+	if err := writeDoc(o.doc, o.template, texts); err != nil {
 		return err
 	}
 	b.say("wrote %s", o.doc)
 	return nil
-}
-
-// facts says under which conditions the numbers came about, in words that fit
-// any machine of the same kind.
-func (b *bench) facts() string {
-	var s strings.Builder
-	fmt.Fprintf(&s, "Machine: %s.\n", machine())
-	info, err := os.Stat(b.image)
-	if err == nil {
-		stat := info.Sys().(*syscall.Stat_t)
-		fmt.Fprintf(&s, "Image: raw, %.1f GiB virtual, %.1f GiB of it not holes.\n",
-			gib(info.Size()), gib(stat.Blocks*512))
-	}
-	fmt.Fprintf(&s, "Versions: %s.\n", strings.Join(b.versions(), ", "))
-	rounds := "one round"
-	if b.rounds > 1 {
-		rounds = fmt.Sprintf("medians of %d rounds", b.rounds)
-	}
-	fmt.Fprintf(&s, "Numbers: %s.\n", rounds)
-	return s.String()
 }

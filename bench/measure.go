@@ -26,6 +26,8 @@ type side struct {
 	before func() error
 	// after, if set, sees the result of each run. Not timed.
 	after func(round int) error
+	// wire, if set, tells how many bytes have gone over the network so far.
+	wire func() (sent, received int64, err error)
 	// keep leaves the last round's result in place, for later measurements.
 	keep bool
 }
@@ -35,6 +37,8 @@ type sample struct {
 	wall time.Duration
 	cpu  time.Duration // user and system
 	rss  int64         // peak resident memory of the biggest process, bytes
+
+	sent, received int64 // over the network, bytes
 }
 
 // samples are one side's runs, by round.
@@ -52,6 +56,11 @@ func (s samples) rss() int64 {
 		top = max(top, x.rss)
 	}
 	return top
+}
+
+// wire is what went over the network.
+func (s samples) wire() (sent, received int64) {
+	return median(s, func(x sample) int64 { return x.sent }), median(s, func(x sample) int64 { return x.received })
 }
 
 // median is the middle value, or the mean of the two middle ones.
@@ -133,7 +142,20 @@ func (b *bench) once(s side) (sample, error) {
 	// What the run before left to be written back must not be charged to this
 	// one.
 	syscall.Sync()
-	return b.timed(s.argv)
+	if s.wire == nil {
+		return b.timed(s.argv)
+	}
+	sent, received, err := s.wire()
+	if err != nil {
+		return sample{}, err
+	}
+	x, err := b.timed(s.argv)
+	if err != nil {
+		return x, err
+	}
+	x.sent, x.received, err = s.wire()
+	x.sent, x.received = x.sent-sent, x.received-received
+	return x, err
 }
 
 // timed runs a command and says what it cost.
@@ -169,8 +191,21 @@ func (b *bench) output(argv ...string) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
+// feed runs a command that reads text.
+func (b *bench) feed(text string, argv ...string) error {
+	cmd := b.command(argv)
+	cmd.Stdin = strings.NewReader(text)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return failure(argv, err, out)
+	}
+	return nil
+}
+
 func (b *bench) command(argv []string) *exec.Cmd {
 	cmd := exec.CommandContext(b.ctx, argv[0], argv[1:]...)
+	if b.env != nil {
+		cmd.Env = append(os.Environ(), b.env...)
+	}
 	// A child that is told to stop removes its half-written files; only one
 	// that does not listen is killed.
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,9 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -22,6 +19,7 @@ import (
 type bench struct {
 	options
 	ctx context.Context
+	env []string // what commands find in their environment besides ours
 }
 
 const (
@@ -44,8 +42,9 @@ func (b *bench) our(args ...string) []string {
 	return append([]string{b.prestage, "--config", b.path("prestage.toml"), "--quiet"}, args...)
 }
 
-// all measures everything and returns the rows of the budget table.
-func (b *bench) all() ([]row, error) {
+// local measures what one machine does by itself and returns the rows of its
+// table.
+func (b *bench) local() ([]row, error) {
 	// The page cache is warm for every run; the first is not to pay for it.
 	b.say("reading the image once")
 	if err := readAll(b.image); err != nil {
@@ -79,7 +78,6 @@ func (b *bench) all() ([]row, error) {
 	return append(rows,
 		row{work: "update, rebuilt image", against: "desync", budget: 0.58, missing: later},
 		row{work: "update, security patches only", against: "desync", budget: 0.38, missing: later},
-		row{work: "push", against: "the link", missing: "not measured yet"},
 	), nil
 }
 
@@ -302,14 +300,7 @@ func (b *bench) verify() (samples, []row, error) {
 
 // memory holds each work's peak against the limit.
 func (b *bench) memory(packed, installed, verified samples) []row {
-	const each, base = 48, 192 * mib
-	chunks := b.chunks()
-	limit := base + each*chunks
-	against := fmt.Sprintf("192 MiB + 48 bytes × %d chunks", chunks)
-	if chunks == 0 {
-		// Not knowing the count makes the limit stricter, never laxer.
-		against = "192 MiB (number of chunks unknown)"
-	}
+	limit, against := b.memoryLimit()
 	var rows []row
 	for _, x := range []struct {
 		work string
@@ -318,6 +309,17 @@ func (b *bench) memory(packed, installed, verified samples) []row {
 		rows = append(rows, byteRow("peak memory, "+x.work, against, 1, x.rss(), limit))
 	}
 	return rows
+}
+
+// memoryLimit is what one of ours may take at most, and in words.
+func (b *bench) memoryLimit() (limit int64, against string) {
+	const each, base = 48, 192 * mib
+	chunks := b.chunks()
+	if chunks == 0 {
+		// Not knowing the count makes the limit stricter, never laxer.
+		return base, "192 MiB (number of chunks unknown)"
+	}
+	return base + each*chunks, fmt.Sprintf("192 MiB + 48 bytes × %d chunks", chunks)
 }
 
 // chunks asks prestage how many chunks the package has; 0 if it does not say.
@@ -436,64 +438,3 @@ func readAll(path string) error {
 	_, err = io.CopyBuffer(io.Discard, struct{ io.Reader }{f}, make([]byte, mib))
 	return err
 }
-
-// versions names the programs that took part.
-func (b *bench) versions() []string {
-	first := func(argv ...string) string {
-		out, _ := b.output(argv...)
-		line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
-		return strings.TrimSpace(line)
-	}
-	var all []string
-	if v := first(b.prestage, "version"); v != "" {
-		all = append(all, v)
-	}
-	if b.desync != "" {
-		// desync does not say its version, but every Go binary carries it.
-		out, _ := b.output("go", "version", "-m", b.desync)
-		for line := range strings.Lines(string(out)) {
-			if f := strings.Fields(line); len(f) >= 3 && f[0] == "mod" {
-				all = append(all, "desync "+f[2])
-			}
-		}
-	}
-	if b.casync != "" {
-		all = append(all, first(b.casync, "--version"))
-	}
-	if b.zstd != "" {
-		_, v, _ := strings.Cut(first(b.zstd, "--version"), " v")
-		v, _, _ = strings.Cut(v, ",")
-		all = append(all, "zstd "+v)
-	}
-	if v := first("cp", "--version"); v != "" {
-		all = append(all, strings.NewReplacer("cp (", "", ")", "").Replace(v))
-	}
-	return all
-}
-
-// machine says in general words what kind of machine this is.
-func machine() string {
-	words := []string{fmt.Sprintf("%d cores, %s", runtime.NumCPU(), runtime.GOARCH)}
-	if f, err := os.Open("/proc/meminfo"); err == nil {
-		defer f.Close()
-		for lines := bufio.NewScanner(f); lines.Scan(); {
-			if x := strings.Fields(lines.Text()); len(x) > 1 && x[0] == "MemTotal:" {
-				if kib, err := strconv.ParseInt(x[1], 10, 64); err == nil {
-					words = append(words, fmt.Sprintf("%.0f GiB of memory", gib(kib*1024)))
-				}
-			}
-		}
-	}
-	// What these are worth to a hash decides the verify row.
-	if cpu, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		flags := strings.Fields(string(cpu))
-		for _, flag := range []string{"avx2", "avx512f", "sha_ni"} {
-			if slices.Contains(flags, flag) {
-				words = append(words, flag)
-			}
-		}
-	}
-	return strings.Join(words, ", ")
-}
-
-func gib(n int64) float64 { return float64(n) / (1 << 30) }

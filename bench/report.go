@@ -8,7 +8,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 )
 
@@ -35,6 +37,14 @@ func timeRow(work, against string, budget float64, ours, theirs samples) row {
 		r.cpu = fmt.Sprintf("%.2f", ratio(ours.cpu(), theirs.cpu()))
 	}
 	r.absolute = fmt.Sprintf("%.2f s / %.2f s", ours.wall().Seconds(), theirs.wall().Seconds())
+	return r
+}
+
+// constRow compares a time with one that is not measured but follows from what
+// is known.
+func constRow(work, against string, budget float64, ours samples, theirs time.Duration) row {
+	r := timeRow(work, against, budget, ours, slices.Repeat(samples{{wall: theirs}}, len(ours)))
+	r.absolute += " by arithmetic"
 	return r
 }
 
@@ -112,16 +122,15 @@ func digits(ratio float64) string {
 	return fmt.Sprintf("%.2f", ratio)
 }
 
-// The generated part of the document lies between these two lines; all the
+// The generated parts of the document lie between two such lines each; all the
 // rest of it is written by hand and stays as it is.
-const (
-	markBegin = "<!-- measured -->"
-	markEnd   = "<!-- /measured -->"
-)
+func marks(part string) (begin, end string) {
+	return "<!-- measured " + part + " -->", "<!-- /measured " + part + " -->"
+}
 
-// writeDoc puts text between the marks of the document at path, which is made
-// from the template if there is none yet.
-func writeDoc(path, template, text string) error {
+// writeDoc puts texts between the marks of their parts, in the document at path,
+// which is made from the template if there is none yet.
+func writeDoc(path, template string, texts map[string]string) error {
 	old, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		old, err = os.ReadFile(template)
@@ -129,9 +138,11 @@ func writeDoc(path, template, text string) error {
 	if err != nil {
 		return err
 	}
-	doc, err := between(string(old), text)
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+	doc := string(old)
+	for part, text := range texts {
+		if doc, err = between(doc, part, text); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
@@ -139,15 +150,16 @@ func writeDoc(path, template, text string) error {
 	return os.WriteFile(path, []byte(doc), 0o644)
 }
 
-// between replaces what lies between the marks.
-func between(doc, text string) (string, error) {
-	head, rest, found := strings.Cut(doc, markBegin)
+// between replaces what lies between the marks of a part.
+func between(doc, part, text string) (string, error) {
+	begin, end := marks(part)
+	head, rest, found := strings.Cut(doc, begin)
 	if !found {
-		return "", fmt.Errorf("no line %s to put the table after", markBegin)
+		return "", fmt.Errorf("no line %s to put the table after", begin)
 	}
-	_, tail, found := strings.Cut(rest, markEnd)
+	_, tail, found := strings.Cut(rest, end)
 	if !found {
-		return "", fmt.Errorf("no line %s to end the table at", markEnd)
+		return "", fmt.Errorf("no line %s to end the table at", end)
 	}
-	return head + markBegin + "\n" + strings.TrimRight(text, "\n") + "\n" + markEnd + tail, nil
+	return head + begin + "\n" + strings.TrimRight(text, "\n") + "\n" + end + tail, nil
 }

@@ -3,6 +3,7 @@
 # What "make bench" runs; bench/README.md says how to read it.
 #
 #   ROUNDS=3 DOC=doc/performance.md bench/run.sh
+#   ONLY=push bench/run.sh    only pushing to machines (or ONLY=local)
 #
 # Exit codes: 0 measured (budgets met or not), 77 skipped: there is no image
 # and this machine cannot build one, anything else: a measurement failed.
@@ -111,7 +112,7 @@ need=$(($(du -k -- "$image" | cut -f1) * 4))
 # 4. Measure. In the background, so that the traps above are heard.
 mkdir "$work/run"
 "$work/bench" -image "$image" -work "$work/run" -rounds "$rounds" \
-	-prestage "$prestage" -desync "$desync" \
+	-prestage "$prestage" -desync "$desync" -only "${ONLY:-}" \
 	-doc "$doc" -template bench/performance.md <&0 &
 child=$!
 code=0
