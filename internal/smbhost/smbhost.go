@@ -427,6 +427,7 @@ const (
 	statusFileLockConflict = 0xc0000054
 	statusDeletePending    = 0xc0000056
 	statusPipeNotAvailable = 0xc00000ac
+	statusDisconnected     = 0xc000020c // of a pipe
 	statusLogonFailure     = 0xc000006d
 	statusPasswordExpired  = 0xc0000071
 	statusAccountDisabled  = 0xc0000072
