@@ -27,8 +27,8 @@ type Server struct {
 
 // Start starts a server on loopback that keeps NT ACLs and attributes to the bit,
 // with root as administrator and nobody as an ordinary user. It ends with the
-// test.
-func Start(t *testing.T) *Server {
+// test. Settings, as in "server smb encrypt = off", win over those it has.
+func Start(t testing.TB, settings ...string) *Server {
 	testenv.NeedRoot(t)
 	testenv.Need(t, "smbd", "smbpasswd", "net")
 	// Not t.TempDir, which ordinary users cannot pass through.
@@ -85,12 +85,13 @@ func Start(t *testing.T) *Server {
   dos filemode = yes
   create mask = 0777
   directory mask = 0777
+%[3]s
 [c$]
   path = %[1]s/c
   read only = no
   admin users = root
   valid users = root nobody
-`, s.Dir, s.Port)
+`, s.Dir, s.Port, strings.Join(settings, "\n"))
 	if err := os.WriteFile(s.Path("smb.conf"), []byte(conf), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +133,7 @@ func (s *Server) Path(elem ...string) string {
 	return filepath.Join(append([]string{s.Dir}, elem...)...)
 }
 
-func (s *Server) run(t *testing.T, in string, args ...string) {
+func (s *Server) run(t testing.TB, in string, args ...string) {
 	t.Helper()
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdin = strings.NewReader(in)

@@ -35,6 +35,8 @@ type Options struct {
 	Port     string // empty: 445
 	User     string // also DOMAIN\user, or user@domain
 	Password string
+	// Kerberos logs on with a ticket instead of user and password.
+	Kerberos *Kerberos
 	// Silence is how long a machine may not answer before it counts as gone.
 	Silence time.Duration
 }
@@ -44,6 +46,8 @@ type Host struct {
 	o       Options
 	conn    *watched
 	session *smb2.Session
+	// encrypted is whether all that is sent is, and not signed alone.
+	encrypted bool
 
 	mu     sync.Mutex
 	shares map[string]*smb2.Share // by name
@@ -52,8 +56,9 @@ type Host struct {
 
 var _ host.Host = (*Host)(nil)
 
-// Dial connects to a machine and logs on. What is signed cannot be forged on
-// the way; nothing else is accepted.
+// Dial connects to a machine and logs on. What is signed or encrypted cannot be
+// forged on the way; nothing else is accepted. All that the machine can encrypt
+// is encrypted.
 func Dial(ctx context.Context, o Options) (*Host, error) {
 	if o.Port == "" {
 		o.Port = "445"
@@ -70,23 +75,15 @@ func Dial(ctx context.Context, o Options) (*Host, error) {
 		return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
 	}
 	w := watch(c, o.Silence)
-	initiator := &smb2.NTLMInitiator{User: o.User, Password: o.Password}
-	if domain, user, ok := strings.Cut(o.User, `\`); ok {
-		initiator.Domain, initiator.User = domain, user
-	}
-	d := &smb2.Dialer{MaxCreditBalance: 512, Negotiator: smb2.Negotiator{RequireMessageSigning: true}, Initiator: initiator}
-	s, err := d.DialConn(ctx, w, o.Address)
+	s, encrypted, err := logon(ctx, w, &o)
 	if err != nil {
 		w.Close()
 		if w.gone.Load() {
 			return nil, fmt.Errorf("%w: %w", ErrUnreachable, err)
 		}
-		if c := status(err); c == statusLogonFailure || c == statusAccountLocked || c == statusAccountDisabled || c == statusPasswordExpired {
-			return nil, fmt.Errorf("%w: user %s: %w", ErrLogon, o.User, err)
-		}
-		return nil, fmt.Errorf("logging on to %s: %w", o.Name, err)
+		return nil, err
 	}
-	return &Host{o: o, conn: w, session: s, shares: map[string]*smb2.Share{}}, nil
+	return &Host{o: o, conn: w, session: s, encrypted: encrypted, shares: map[string]*smb2.Share{}}, nil
 }
 
 // Close logs off, after putting back what was changed to reach the registry.
