@@ -51,6 +51,7 @@ var allowed = map[string][]string{
 	"internal/host/hosttest": {"internal/acl", "internal/host", "internal/settings"},
 	"internal/testenv":       {},
 	"internal/sambatest":     {"internal/testenv"},
+	"internal/krbtest":       {"internal/testenv"},
 	"internal/winetest":      {"internal/testenv"},
 	"internal/crashtest":     {},
 	"internal/arch":          {},

@@ -31,7 +31,7 @@ type Realm struct {
 // $KRB5_CONFIG leads to it, for the test and the programs that it starts.
 //
 // Tickets have no PAC, which only the KDC of a Windows domain could fill: a
-// standalone Samba refuses any other.
+// standalone Samba refuses tickets that have one.
 func Start(t *testing.T) *Realm {
 	t.Helper()
 	testenv.Need(t, "krb5kdc", "kdb5_util", "kadmin.local", "kinit")

@@ -193,7 +193,12 @@ func TestDemandedEncryption(t *testing.T) {
 			le.PutUint16(m[66:], flagEncrypt)
 		}
 	})
-	if _, err := Dial(t.Context(), Options{Name: "127.0.0.1", Port: b.port, User: "root", Password: sambatest.Password}); !errors.Is(err, errUntrusted) {
+	h, err := Dial(t.Context(), Options{Name: "127.0.0.1", Port: b.port, User: "root", Password: sambatest.Password})
+	if err == nil {
+		_, err = h.Stat(t.Context(), `C:\`)
+		h.Close()
+	}
+	if !errors.Is(err, errUntrusted) {
 		t.Errorf("%v", err)
 	}
 }
@@ -242,4 +247,39 @@ func FuzzHandshake(f *testing.F) {
 			t.Errorf("encrypted, with flags %x", b[66])
 		}
 	})
+}
+
+// What protection costs, on loopback.
+func BenchmarkTransfer(b *testing.B) {
+	data := testenv.Random(1, 64<<20)
+	for _, c := range []struct{ name, setting string }{
+		{"signed", "server smb encrypt = off"},
+		{"GCM", "server smb encrypt = default"},
+		{"CCM", "server smb3 encryption algorithms = AES-128-CCM"},
+	} {
+		s := sambatest.Start(b, c.setting)
+		h, err := Dial(b.Context(), Options{Name: "127.0.0.1", Port: s.Port, User: "root", Password: sambatest.Password})
+		if err != nil {
+			b.Fatal(err)
+		}
+		f, err := h.OpenWrite(b.Context(), `C:\transfer`)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, way := range []struct {
+			name string
+			move func([]byte, int64) (int, error)
+		}{{"write", f.WriteAt}, {"read", f.ReadAt}} {
+			b.Run(c.name+"/"+way.name, func(b *testing.B) {
+				b.SetBytes(int64(len(data)))
+				for b.Loop() {
+					if _, err := way.move(data, 0); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+		f.Close()
+		h.Close()
+	}
 }

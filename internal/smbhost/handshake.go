@@ -14,12 +14,12 @@ import (
 //
 // The library encrypts only what the machine demands to be encrypted. A machine
 // must understand whoever encrypts as soon as both know how, so the demand is
-// written into the last answer of the logon, which nobody signed for the
-// library's eyes, and all that follows is encrypted.
+// written into the last answer of the logon, whose signature the library does
+// not check, and all that follows is encrypted.
 //
 // The library accepts that the last answer calls us a guest or nobody: it then
 // neither signs nor checks signatures, and whoever sits on the way could be the
-// machine. And it fails badly if a machine demands what was not agreed on.
+// machine. And it crashes if a machine demands encryption that was not agreed on.
 type handshake struct {
 	net.Conn
 	ready []byte // of a message that was looked at and is not read yet

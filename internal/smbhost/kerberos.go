@@ -195,8 +195,8 @@ func (k *Kerberos) initiator(ctx context.Context, machine string) (*ticketInitia
 	}
 	if err != nil {
 		for code, what := range kerberosErrors {
-			if strings.Contains(err.Error(), errorcode.Lookup(code)) {
-				return nil, fmt.Errorf("%w: a ticket of %s for %s: %s: %w", ErrLogon, k.User(), spn, what, err)
+			if text := errorcode.Lookup(code); strings.Contains(err.Error(), text) { // it has no type
+				return nil, fmt.Errorf("%w: a ticket of %s for %s: %s (%s)", ErrLogon, k.User(), spn, what, text)
 			}
 		}
 		return nil, fmt.Errorf("a ticket of %s for %s: %w; see whether /etc/krb5.conf or the DNS name a KDC that can be reached", k.User(), spn, err)
