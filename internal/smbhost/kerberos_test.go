@@ -1,6 +1,7 @@
 package smbhost
 
 import (
+	"encoding/asn1"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -12,6 +13,9 @@ import (
 	"testing"
 	"time"
 
+	smb2 "github.com/cloudsoda/go-smb2"
+	"github.com/jcmturner/gokrb5/v8/asn1tools"
+	"github.com/jcmturner/gokrb5/v8/gssapi"
 	"github.com/jcmturner/gokrb5/v8/iana/errorcode"
 	"github.com/jcmturner/gokrb5/v8/messages"
 	"github.com/jcmturner/gokrb5/v8/types"
@@ -187,5 +191,26 @@ func TestKDCErrors(t *testing.T) {
 	kdc.Close()
 	if _, err = dialTicket(t, k, "pc-001", port); err == nil || errors.Is(err, ErrLogon) || errors.Is(err, ErrUnreachable) || !strings.Contains(err.Error(), "a KDC that can be reached") {
 		t.Errorf("without a KDC: %v", err)
+	}
+}
+
+// A machine says what is wrong with a ticket in Kerberos' own words.
+func TestRefusedTicket(t *testing.T) {
+	for code, want := range map[int32]string{errorcode.KRB_AP_ERR_SKEW: "check the clock", errorcode.KRB_AP_ERR_MODIFIED: "another machine answers",
+		errorcode.KRB_AP_ERR_BADADDR: "it does not accept the ticket"} {
+		e := messages.NewKRBError(types.PrincipalName{NameString: []string{"cifs", "pc-001"}}, krbtest.Name, code, "")
+		b, err := e.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		token, err := asn1.Marshal(asn1.ObjectIdentifier(gssapi.OIDKRB5.OID()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := &ticketInitiator{Krb5Initiator: smb2.Krb5Initiator{TargetSPN: "cifs/pc-001"}}
+		_, err = i.AcceptSecContext(asn1tools.AddASNAppTag(append(append(token, 3, 0), b...), 0))
+		if err == nil || i.refusal == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %d: %v, should have %q", code, err, want)
+		}
 	}
 }
