@@ -52,6 +52,7 @@ var allowed = map[string][]string{
 	"internal/testenv":       {},
 	"internal/nettest":       {"internal/testenv"},
 	"internal/sambatest":     {"internal/nettest", "internal/testenv"},
+	"internal/krbtest":       {"internal/testenv"},
 	"internal/winetest":      {"internal/testenv"},
 	"internal/crashtest":     {},
 	"internal/arch":          {},
