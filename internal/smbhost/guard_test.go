@@ -171,7 +171,7 @@ func TestEncrypted(t *testing.T) {
 		t.Fatal(err)
 	}
 	var err error
-	testenv.Bounded(t, 6*stall, func() { err = work(t, s.Port, r) })
+	testenv.Bounded(t, 6*patience, func() { err = work(t, s.Port, r, patience) })
 	if err != nil {
 		t.Fatal(err)
 	}
