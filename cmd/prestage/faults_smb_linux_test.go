@@ -55,7 +55,7 @@ func TestFaultsOnWindows(t *testing.T) {
 				// connection has open, but not be renamed, as the INDEX is first.
 				m.held = hold(t, m, staged+`\win11_1.index`)
 			},
-			want: &trouble{fleet.Failed, "reading back", "a program on held has it open; close it there", "See to what the error says"},
+			want: &trouble{fleet.Failed, "reading back", "another program has the file open on held", "Close what uses the file on the machine"},
 			mend: func(t *testing.T, m *victim) {
 				sameFile(t, filepath.Join(older, "win11_1.ckm"), m.staged("win11_1.ckm"))
 				sameFile(t, filepath.Join(older, "win11_1.index"), m.staged("win11_1.index"))

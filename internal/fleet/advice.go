@@ -21,6 +21,7 @@ var advices = []struct {
 	{wraps(host.ErrUnreachable), "Switch the machine on; check its name, its network and its firewall (port 445 for smb, 22 for ssh). Then " + again + "."},
 	{wraps(host.ErrLogon), "Check the user and the password, or the Kerberos ticket (klist), before trying other machines, or the account may be locked. Then " + again + "."},
 	{wraps(host.ErrDiskFull), "Make room on the machine's disk, or name a folder on another one. Then " + again + "."},
+	{wraps(host.ErrHeld), "Close what uses the file on the machine, a virtual machine or a backup for instance, or wait until it has ended. Then " + again + "."},
 	{wraps(prestage.ErrDamaged), "The error says whether the package in the repository is damaged (prestage verify, prestage repair) or the machine's disk is to be checked. Then " + again + "."},
 	{wraps(prestage.ErrNotSetUp), "Set the machine up first: prestage setup FOLDER --hosts with this machine. Then " + again + "."},
 	{wraps(repo.ErrNotFound), "Check the name and version of the image and which repository is used (prestage list). Then " + again + "."},

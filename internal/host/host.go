@@ -23,7 +23,14 @@ var (
 	// ErrDiskFull says that there is no room left on the machine's disk, or in
 	// the user's quota.
 	ErrDiskFull = errors.New("the disk is full")
+	// ErrHeld says that another program has a file open for longer than was
+	// waited.
+	ErrHeld = errors.New("another program has the file open")
 )
+
+// RemoteLock is the end of the name of the file that is held, beside a lock file,
+// by whoever locks it over the network.
+const RemoteLock = ".remote"
 
 // A Host is a machine that images are staged on. Paths are absolute paths of
 // that machine. Errors about files wrap fs.ErrNotExist, fs.ErrExist and

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"prestage/internal/durable"
 	"prestage/internal/host"
@@ -194,8 +195,19 @@ func (h *Host) FreeSpace(_ context.Context, folder string) (int64, error) {
 	return durable.FreeSpace(folder)
 }
 
-// Lock implements host.Host.
+// Lock implements host.Host. Who reaches this machine over the network holds a
+// file of their own.
 func (h *Host) Lock(ctx context.Context, path string) (unlock func(), err error) {
-	unlock, err = durable.Lock(ctx, path)
-	return unlock, explain(err)
+	for {
+		unlock, err = durable.Lock(ctx, path)
+		if err != nil || !isLockedRemotely(path+host.RemoteLock) {
+			return unlock, explain(err)
+		}
+		unlock()
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("locking %q: somebody stages on this machine over the network: %w", path, ctx.Err())
+		case <-time.After(durable.LockWait):
+		}
+	}
 }

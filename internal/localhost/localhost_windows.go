@@ -206,3 +206,9 @@ func openAgain(f *os.File) (*os.File, error) {
 	}
 	return openNoFollow(f.Name(), os.O_RDONLY)
 }
+
+// isLockedRemotely reports whether somebody has the lock file open. One that is
+// left of a connection that has ended is removed.
+func isLockedRemotely(path string) bool {
+	return errors.Is(os.Remove(path), windows.ERROR_SHARING_VIOLATION)
+}

@@ -1,6 +1,8 @@
 package localhost
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +12,7 @@ import (
 	"golang.org/x/sys/windows"
 
 	"prestage/internal/acl"
+	"prestage/internal/host"
 	"prestage/internal/host/hosttest"
 	"prestage/internal/settings"
 )
@@ -136,4 +139,29 @@ func TestSpellingsOfPaths(t *testing.T) {
 	if err := h.Seal(t.Context(), h.Join(long, "other"), acl.Prestaged); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// A lock that is held over the network is waited for, one that was left is not.
+func TestLockedRemotely(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	remote, err := windows.UTF16PtrFromString(path + host.RemoteLock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, err := windows.CreateFile(remote, windows.GENERIC_READ|windows.GENERIC_WRITE, windows.FILE_SHARE_READ|windows.FILE_SHARE_WRITE, nil, windows.CREATE_NEW, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := New(settings.File(filepath.Join(t.TempDir(), "prestage.toml")))
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if _, err := h.Lock(ctx, path); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("locked twice: %v", err)
+	}
+	windows.CloseHandle(held)
+	unlock, err := h.Lock(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock()
 }

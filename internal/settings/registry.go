@@ -230,7 +230,7 @@ func (r registry) set(name string, write func(key string) error) error {
 	for _, key := range keys {
 		err := write(key)
 		if errors.Is(err, fs.ErrPermission) {
-			err = fmt.Errorf("%w; run prestage as an administrator", err)
+			err = fmt.Errorf("%w: only an administrator of the machine may", err)
 		}
 		if err != nil {
 			return fmt.Errorf("writing %s: %w", r.show(key, name), err)

@@ -262,7 +262,7 @@ func TestSavingNeedsAnAdministrator(t *testing.T) {
 	m := newMemory()
 	m.locked = true
 	err := Registry(m).Save(Settings{VMSFolder: `C:\x`})
-	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "as an administrator") {
+	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "only an administrator of the machine") {
 		t.Errorf("error %v", err)
 	}
 }

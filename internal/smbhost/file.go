@@ -177,7 +177,7 @@ func (h *Host) Lock(ctx context.Context, path string) (unlock func(), err error)
 	if err != nil {
 		return nil, err
 	}
-	remote := p + ".remote"
+	remote := p + host.RemoteLock
 	for {
 		f, err := h.tryLock(s, p, remote)
 		if err == nil {

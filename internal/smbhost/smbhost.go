@@ -392,8 +392,38 @@ func (h *Host) Rename(ctx context.Context, from, to string) (err error) {
 	if err != nil {
 		return err
 	}
-	return h.whileHeld(ctx, func() error { return s.Rename(f, t) })
+	// Windows replaces no file that is marked read-only, or that somebody has
+	// open: to both it says what it says to users who may not.
+	st, err := s.Lstat(t)
+	if errors.Is(err, fs.ErrNotExist) {
+		return h.whileHeld(ctx, func() error { return s.Rename(f, t) })
+	}
+	if err != nil {
+		return err
+	}
+	sealed := attributes(st)&attributeReadOnly != 0 && f != t
+	if sealed {
+		if err := s.Chmod(t, 0o600); err != nil {
+			return err
+		}
+	}
+	err = h.whileHeld(ctx, func() error {
+		err := s.Rename(f, t)
+		if status(err) == statusAccessDenied {
+			err = &heldError{err}
+		}
+		return err
+	})
+	if err != nil && sealed {
+		s.Chmod(t, 0o400) // it stays, and as it was
+	}
+	return err
 }
+
+// heldError is an error that may mean that somebody has the file open.
+type heldError struct{ error }
+
+func (e *heldError) Unwrap() error { return e.error }
 
 // Remove implements host.Host.
 func (h *Host) Remove(ctx context.Context, path string) (err error) {
@@ -422,6 +452,7 @@ func (h *Host) InUse(_ context.Context, path string) (_ bool, err error) {
 
 // NTSTATUS codes (MS-ERREF 2.3.1).
 const (
+	statusAccessDenied     = 0xc0000022
 	statusDiskFull         = 0xc000007f
 	statusQuotaExceeded    = 0xc0000044
 	statusSharingViolation = 0xc0000043
@@ -444,22 +475,32 @@ func status(err error) uint32 {
 }
 
 func isHeld(err error) bool {
+	if held := new(heldError); errors.As(err, &held) {
+		return true
+	}
 	c := status(err)
 	return c == statusSharingViolation || c == statusFileLockConflict || c == statusDeletePending
 }
 
-// whileHeld tries do for as long as somebody has the file open, but not for ever.
+// whileHeld tries do for as long as somebody has the file open, but not for
+// ever, and less long if that is not sure.
 func (h *Host) whileHeld(ctx context.Context, do func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*h.o.Silence)
-	defer cancel()
+	begun := time.Now()
 	for {
 		err := do()
 		if !isHeld(err) {
 			return err
 		}
+		patience := 2 * h.o.Silence
+		if status(err) == statusAccessDenied {
+			patience /= 6
+		}
+		if time.Since(begun) > patience {
+			return fmt.Errorf("%w on %s: %w", host.ErrHeld, h.o.Name, err)
+		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%w: a program on %s has it open; close it there and try again", err, h.o.Name)
+			return fmt.Errorf("%w on %s: %w", host.ErrHeld, h.o.Name, err)
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
