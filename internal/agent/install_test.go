@@ -315,7 +315,7 @@ func TestAttest(t *testing.T) {
 				t.Fatal("the damaged package has a receipt")
 			}
 			if p.Name == "good" && p.Verified != nil {
-				return p.How == prestage.HowReadback
+				return p.How == prestage.HowHost
 			}
 		}
 		return false

@@ -34,6 +34,12 @@ type Witness struct {
 	Modified time.Time `json:"modified"`
 }
 
+// witness describes a file. The same machine tells times more finely to its own
+// programs than over SMB, which has them in units of 100 ns.
+func witness(st host.Info) Witness {
+	return Witness{st.Size, st.Modified.UTC().Truncate(100 * time.Nanosecond)}
+}
+
 // maxReceipt is the largest receipt that is read, in bytes.
 const maxReceipt = 64 << 10
 
@@ -76,7 +82,7 @@ func (f folders) look(ctx context.Context, name string, version uint32) (data, i
 			return data, index, err
 		}
 		if err == nil {
-			*w = Witness{st.Size, st.Modified.UTC()}
+			*w = witness(st)
 		}
 	}
 	return data, index, nil
@@ -108,7 +114,7 @@ func (f folders) witnessed(ctx context.Context, r *Receipt, digest ckm.Digest) b
 	}
 	for name, w := range map[string]Witness{ckm.DataName(r.Name, r.Version): r.CKM, ckm.IndexName(r.Name, r.Version): r.Index} {
 		st, err := f.h.Stat(ctx, f.file(name))
-		if err != nil || st.Kind != host.KindFile || st.Size != w.Size || !st.Modified.Equal(w.Modified) {
+		if err != nil || st.Kind != host.KindFile || witness(st) != (Witness{w.Size, w.Modified.UTC()}) {
 			return false
 		}
 		if dev, err := f.h.CheckSealed(ctx, f.file(name), acl.Prestaged); err != nil || len(dev) > 0 {

@@ -22,7 +22,7 @@ func VerifyPackage(ctx context.Context, h host.Host, name string, version uint32
 	if err != nil {
 		return "", nil, err
 	}
-	r, err := f.verifyPackage(ctx, name, version, m)
+	r, err := f.verifyPackage(ctx, name, version, HowReadback, m)
 	if err != nil {
 		return "", nil, err
 	}
@@ -41,7 +41,7 @@ func Attest(ctx context.Context, h host.Host, name string, version uint32, m pro
 			return nil, nil
 		}
 	}
-	r, err := f.verifyPackage(ctx, name, version, m)
+	r, err := f.verifyPackage(ctx, name, version, HowHost, m) // it is the machine itself
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +91,7 @@ func (f folders) verify(ctx context.Context, m progress.Meter) ([]Report, error)
 			continue
 		}
 		seen[key{name, version}] = true
-		r, err := f.verifyPackage(ctx, name, version, m)
+		r, err := f.verifyPackage(ctx, name, version, HowReadback, m)
 		if err != nil {
 			return nil, err
 		}
@@ -100,7 +100,8 @@ func (f folders) verify(ctx context.Context, m progress.Meter) ([]Report, error)
 	return reports, nil
 }
 
-func (f folders) verifyPackage(ctx context.Context, name string, version uint32, m progress.Meter) (*Report, error) {
+// verifyPackage checks a package, and leaves a receipt that says how.
+func (f folders) verifyPackage(ctx context.Context, name string, version uint32, how string, m progress.Meter) (*Report, error) {
 	data, index, err := f.look(ctx, name, version)
 	if err != nil {
 		return nil, err
@@ -124,7 +125,7 @@ func (f folders) verifyPackage(ctx context.Context, name string, version uint32,
 		}
 		return r, nil
 	}
-	if _, err = f.writeReceipt(ctx, x, HowReadback, data, index); err != nil {
+	if _, err = f.writeReceipt(ctx, x, how, data, index); err != nil {
 		m.Warn("%s is whole, but that could not be recorded: %v", r.Image, err)
 	}
 	return r, nil
