@@ -14,6 +14,7 @@ const (
 	codeFileNotFound      Code = 2
 	codeAccessDenied      Code = 5
 	codeMoreData          Code = 234
+	codeKeyDeleted        Code = 1018
 	codeServiceDisabled   Code = 1058
 	codeAlreadyRunning    Code = 1056
 	codeNoSuchService     Code = 1060
@@ -22,7 +23,7 @@ const (
 
 // Error implements error.
 func (c Code) Error() string {
-	text := map[Code]string{codeFileNotFound: "it does not exist", codeAccessDenied: "access is denied", codeMoreData: "it is too long",
+	text := map[Code]string{codeFileNotFound: "it does not exist", codeAccessDenied: "access is denied", codeMoreData: "it is too long", codeKeyDeleted: "the key was deleted",
 		codeServiceDisabled: "the service is disabled", codeAlreadyRunning: "the service runs already",
 		codeNoSuchService: "there is no such service", codeServiceNotStarted: "the service does not run"}[c]
 	if text == "" {

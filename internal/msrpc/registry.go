@@ -45,6 +45,9 @@ const maxValue = 1 << 20
 type Registry struct {
 	c    *conn
 	root handle
+	// keys are open to be read until the pipe is closed: on a distant machine
+	// each call takes long, and a key has several values.
+	keys map[string]handle
 }
 
 // OpenRegistry opens the registry on a machine's pipe RegistryPipe.
@@ -60,7 +63,7 @@ func OpenRegistry(p Pipe) (*Registry, error) {
 	if err == nil {
 		root := r.handle()
 		if err = r.code(); err == nil {
-			return &Registry{c, root}, nil
+			return &Registry{c, root, map[string]handle{}}, nil
 		}
 	}
 	c.close()
@@ -70,8 +73,8 @@ func OpenRegistry(p Pipe) (*Registry, error) {
 // Close closes the pipe.
 func (g *Registry) Close() error { return g.c.close() }
 
-// with opens a key, calls do, and closes the key.
-func (g *Registry) with(key string, create bool, do func(h handle) error) error {
+// open opens a key to be read, or to be written and created if need be.
+func (g *Registry) open(key string, create bool) (h handle, err error) {
 	var w writer
 	w.handle(g.root)
 	w.name(key)
@@ -90,32 +93,37 @@ func (g *Registry) with(key string, create bool, do func(h handle) error) error 
 	}
 	r, err := g.c.invoke(operation, w.b)
 	if err != nil {
-		return err
+		return h, err
 	}
-	h := r.handle()
+	h = r.handle()
 	if create && r.uint32() != 0 {
 		r.uint32()
 	}
-	if err := r.code(); err != nil {
-		return err
-	}
-	err = do(h)
-	if _, closeErr := g.c.invoke(opCloseKey, h[:]); err == nil {
-		err = closeErr
-	}
-	return err
+	return h, r.code()
 }
 
 // Get reads a value.
 func (g *Registry) Get(key, name string) (kind uint32, data []byte, err error) {
-	err = g.with(key, false, func(h handle) error {
-		for room := uint32(4 << 10); ; room *= 16 {
-			kind, data, err = g.query(h, name, room)
-			if err != error(codeMoreData) || room >= maxValue {
-				return err
-			}
+	h, known := g.keys[key]
+	if !known {
+		if h, err = g.open(key, false); err != nil {
+			return 0, nil, err
 		}
-	})
+		g.keys[key] = h
+	}
+	for room := uint32(4 << 10); ; room *= 16 {
+		kind, data, err = g.query(h, name, room)
+		if err != error(codeMoreData) || room >= maxValue {
+			break
+		}
+	}
+	if err == error(codeKeyDeleted) { // and may be there anew
+		delete(g.keys, key)
+		if known {
+			return g.Get(key, name)
+		}
+		err = codeFileNotFound
+	}
 	return kind, data, err
 }
 
@@ -155,20 +163,25 @@ func (g *Registry) query(h handle, name string, room uint32) (kind uint32, data 
 
 // Set writes a value, in a key that is created if need be.
 func (g *Registry) Set(key, name string, kind uint32, data []byte) error {
-	return g.with(key, true, func(h handle) error {
-		var w writer
-		w.handle(h)
-		w.name(name)
-		w.uint32(kind)
-		w.uint32(uint32(len(data)))
-		w.b = append(w.b, data...)
-		w.uint32(uint32(len(data)))
-		r, err := g.c.invoke(opSetValue, w.b)
-		if err != nil {
-			return err
-		}
-		return r.code()
-	})
+	h, err := g.open(key, true)
+	if err != nil {
+		return err
+	}
+	var w writer
+	w.handle(h)
+	w.name(name)
+	w.uint32(kind)
+	w.uint32(uint32(len(data)))
+	w.b = append(w.b, data...)
+	w.uint32(uint32(len(data)))
+	r, err := g.c.invoke(opSetValue, w.b)
+	if err == nil {
+		err = r.code()
+	}
+	if _, closeErr := g.c.invoke(opCloseKey, h[:]); err == nil {
+		err = closeErr
+	}
+	return err
 }
 
 // Text encodes a value of TypeText.
