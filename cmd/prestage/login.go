@@ -27,7 +27,8 @@ const (
 // login logs on to machines. A password is found, or asked for, once per user.
 type login struct {
 	user                string
-	sshKeys, knownHosts []string // files
+	sshKeys, knownHosts []string        // files
+	aside               func(do func()) // does what needs the terminal
 
 	mu        sync.Mutex
 	passwords map[string]string
@@ -78,7 +79,9 @@ func (l *login) password(user string) (string, error) {
 	if p, ok := l.passwords[user]; ok {
 		return p, nil
 	}
-	p, err := findPassword(user)
+	var p string
+	var err error
+	l.aside(func() { p, err = findPassword(user) })
 	if err != nil {
 		return "", err
 	}
