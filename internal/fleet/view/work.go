@@ -1,15 +1,18 @@
 package view
 
 import (
+	"slices"
 	"time"
 
 	"prestage/internal/fleet"
 )
 
-// The steps of an image that move bytes, as package prestage calls them. The
-// first one is skipped where nothing was begun before.
+// The steps of an image that matter here, as they are called where they are
+// done. Whatever comes after copying checks the copy: the whole of it is read
+// back, or a part, or the machine does it by itself and nothing is moved.
 const (
-	stepCheck = "checking what is there"
+	stepBegin = "push"
+	stepCheck = "checking what is there" // where some of it was there before
 	stepCopy  = "copying"
 	stepBack  = "reading back"
 )
@@ -33,6 +36,42 @@ type plan struct {
 	backSeen   bool // back is not a guess
 }
 
+// plan returns the plan of an image. One that was not seen yet is taken to be
+// like the others in the mean.
+func (w *work) plan(image int) plan {
+	if w.plans[image].known {
+		return w.plans[image]
+	}
+	var mean plan
+	n := int64(0)
+	for _, p := range w.plans {
+		if p.known {
+			n++
+			mean.copy, mean.back = mean.copy+p.copy, mean.back+p.back
+		}
+	}
+	if n > 0 {
+		mean.known, mean.copy, mean.back = true, mean.copy/n, mean.back/n
+	}
+	return mean
+}
+
+// learn takes note of a step that began.
+func (p *plan) learn(now *fleet.Progress) {
+	switch now.Step {
+	case stepBegin, stepCheck:
+		return
+	case stepCopy: // less than all of it where a part was there
+		p.known, p.copy = true, max(p.copy, now.Total)
+	default:
+		p.known, p.copy = p.known || now.Total > 0, max(p.copy, now.Total)
+		p.back, p.backSeen = now.Total, true
+	}
+	if !p.backSeen {
+		p.back = p.copy
+	}
+}
+
 // learn takes the progress of a machine from old to now, at the image with that
 // index in plans or none, and returns how many bytes were moved in between.
 func (w *work) learn(image int, old, now *fleet.Progress) int64 {
@@ -40,21 +79,12 @@ func (w *work) learn(image int, old, now *fleet.Progress) int64 {
 	if same {
 		return now.Done - old.Done
 	}
-	if image >= 0 && now.Total > 0 {
-		p := &w.plans[image]
-		switch now.Step {
-		case stepCopy: // less than all of it where a part was there
-			p.known, p.copy = true, max(p.copy, now.Total)
-		case stepBack:
-			p.known, p.copy, p.back, p.backSeen = true, max(p.copy, now.Total), now.Total, true
-		}
-		if !p.backSeen {
-			p.back = p.copy
-		}
+	if image >= 0 {
+		w.plans[image].learn(now)
 	}
 	moved := now.Done
-	if now.Image == old.Image && now.Total > 0 {
-		// Only the latest progress is told: the end of the step before was not.
+	if now.Image == old.Image { // it has come further, so the step before is done
+		// Only the latest progress is told: the end of that step was not.
 		moved += max(old.Total-old.Done, 0)
 	}
 	return moved
@@ -62,31 +92,31 @@ func (w *work) learn(image int, old, now *fleet.Progress) int64 {
 
 // rest returns how many bytes a machine has still to move, if that can be said.
 func (t *table) rest(m *machine) (int64, bool) {
-	image := -1
-	for i, name := range t.images {
-		if name == m.now.Image {
-			image = i
-		}
-	}
+	image := slices.Index(t.images, m.now.Image)
 	rest := max(m.now.Total-m.now.Done, 0)
 	switch {
 	case image < 0 && len(t.images) > 0:
 		return 0, m.came // all images are done, or none was begun
 	case image < 0:
 		return rest, m.now.Total > 0 // the step is all there is to know
-	case !t.work.plans[image].known && m.now.Step != stepCheck, m.moved == 0 && m.now.Total == 0:
-		return 0, false
 	}
-	switch p := t.work.plans[image]; {
-	case m.now.Total == 0 || m.now.Step == stepCheck:
+	p := t.work.plan(image)
+	switch m.now.Step {
+	case stepBegin:
+		if m.moved == 0 || !p.known { // most machines that have it already go no further
+			return 0, false
+		}
+		rest += p.copy + p.back
+	case stepCheck:
 		if !p.known {
 			p.copy, p.back = m.now.Total, m.now.Total
 		}
 		rest += p.copy + p.back
-	case m.now.Step == stepCopy:
+	case stepCopy:
 		rest += p.back
 	}
-	for _, p := range t.work.plans[image+1:] {
+	for later := image + 1; later < len(t.images); later++ {
+		p := t.work.plan(later)
 		if !p.known {
 			return 0, false
 		}
