@@ -32,6 +32,9 @@ samba-vfs-modules # acl_xattr, which keeps NT ACLs to the bit
 smbclient       # an ordinary user's hands, to see what is refused
 samba-common-bin # net and smbpasswd: a second opinion on the registry; users
 faketime        # a machine whose clock is wrong
+krb5-kdc        # a real Kerberos KDC gives out the tickets that machines are reached with
+krb5-admin-server # kadmin.local: its principals and keytabs
+krb5-user       # kinit: credential caches as users have them
 openssh-server  # a real sshd stands for a Linux client
 openssh-client  # keys and the agent
 sudo            # clients whose administrator is not root

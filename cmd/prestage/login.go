@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"os/user"
@@ -17,8 +18,9 @@ import (
 	"prestage/internal/sshhost"
 )
 
-// Where a password comes from, in this order; else it is asked for. It is never
-// on a command line, in a log or in a report.
+// Where a password comes from, in this order; else a Kerberos ticket does for
+// Windows machines, or the password is asked for. It is never on a command line,
+// in a log or in a report.
 const (
 	passwordVariable        = "PRESTAGE_PASSWORD"
 	passwordCommandVariable = "PRESTAGE_PASSWORD_COMMAND" // whose first line of output it is
@@ -32,6 +34,10 @@ type login struct {
 
 	mu        sync.Mutex
 	passwords map[string]string
+
+	ticket   sync.Once
+	kerberos *smbhost.Kerberos // nil if there is no ticket
+	noTicket error
 }
 
 // remote is a machine that we are logged on to.
@@ -54,26 +60,49 @@ func (l *login) dial(ctx context.Context, m fleet.Machine) (remote, error) {
 		}
 		return h, nil
 	}
-	if name == "" {
-		u, err := user.Current()
-		if err != nil {
-			return nil, err
-		}
-		name = u.Username
-	}
-	password, err := l.password(name)
-	if err != nil {
+	o := smbhost.Options{Name: m.Name, Address: m.Address, Port: m.Port}
+	if err := l.credentials(&o, name); err != nil {
 		return nil, err
 	}
-	h, err := smbhost.Dial(ctx, smbhost.Options{Name: m.Name, Address: m.Address, Port: m.Port, User: name, Password: password})
+	h, err := smbhost.Dial(ctx, o)
 	if err != nil {
 		return nil, err
 	}
 	return h, nil
 }
 
-// password returns a user's password.
-func (l *login) password(user string) (string, error) {
+// credentials sets what a Windows machine is logged on to with: a password that
+// was given; else the ticket of a user who asked for one, if it is that of the
+// user who was named, if any; else a password that is asked for.
+func (l *login) credentials(o *smbhost.Options, name string) (err error) {
+	if !passwordGiven() {
+		l.ticket.Do(func() { l.kerberos, l.noTicket = smbhost.OpenKerberos() })
+		switch {
+		case l.noTicket != nil:
+			err = l.noTicket
+		case net.ParseIP(o.Name) != nil:
+			err = fmt.Errorf("it knows machines by their names and not by addresses such as %s", o.Name)
+		case name != "" && !l.kerberos.Is(name):
+			err = fmt.Errorf("the Kerberos ticket is that of %s", l.kerberos.User())
+		default:
+			o.Kerberos = l.kerberos
+			return nil
+		}
+	}
+	if name == "" {
+		u, err := user.Current()
+		if err != nil {
+			return err
+		}
+		name = u.Username
+	}
+	o.User = name
+	o.Password, err = l.password(name, err)
+	return err
+}
+
+// password returns a user's password; noTicket says why it takes one.
+func (l *login) password(user string, noTicket error) (string, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if p, ok := l.passwords[user]; ok {
@@ -81,7 +110,7 @@ func (l *login) password(user string) (string, error) {
 	}
 	var p string
 	var err error
-	l.aside(func() { p, err = findPassword(user) })
+	l.aside(func() { p, err = findPassword(user, noTicket) })
 	if err != nil {
 		return "", err
 	}
@@ -92,7 +121,12 @@ func (l *login) password(user string) (string, error) {
 	return p, nil
 }
 
-func findPassword(user string) (string, error) {
+// passwordGiven reports whether nobody needs to be asked for passwords.
+func passwordGiven() bool {
+	return os.Getenv(passwordVariable) != "" || os.Getenv(passwordCommandVariable) != ""
+}
+
+func findPassword(user string, noTicket error) (string, error) {
 	if p := os.Getenv(passwordVariable); p != "" {
 		return p, nil
 	}
@@ -109,7 +143,11 @@ func findPassword(user string) (string, error) {
 	}
 	in := int(os.Stdin.Fd())
 	if !term.IsTerminal(in) {
-		return "", fmt.Errorf("there is no password for %s: set $%s or $%s, or run it on a terminal", user, passwordVariable, passwordCommandVariable)
+		err := fmt.Errorf("there is no password for %s: set $%s or $%s, or run it on a terminal", user, passwordVariable, passwordCommandVariable)
+		if noTicket != nil {
+			err = fmt.Errorf("%w; Kerberos does not help: %w", err, noTicket)
+		}
+		return "", err
 	}
 	fmt.Fprintf(os.Stderr, "Password of %s: ", user)
 	p, err := term.ReadPassword(in)
@@ -125,5 +163,5 @@ func (l *login) answer(q sshhost.Question) (string, error) {
 	if q.Echo { // it asks for something that is not secret, and we do not know what
 		return "", fmt.Errorf("%s asks %q, which nobody can answer here; use a key", q.Machine, q.Text)
 	}
-	return l.password(q.User)
+	return l.password(q.User, nil)
 }

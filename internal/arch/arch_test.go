@@ -54,6 +54,7 @@ var allowed = map[string][]string{
 	"internal/nettest":       {"internal/testenv"},
 	"internal/sambatest":     {"internal/nettest", "internal/testenv"},
 	"internal/ptytest":       {},
+	"internal/krbtest":       {"internal/testenv"},
 	"internal/winetest":      {"internal/testenv"},
 	"internal/crashtest":     {},
 	"internal/arch":          {},

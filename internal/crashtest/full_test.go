@@ -166,7 +166,7 @@ func TestDiskFullPush(t *testing.T) {
 			func() { w.must("remove", "--staged", "vm") },
 		}
 		if size == tooLittle {
-			f.tooSmall("not enough space", w.staged, fmt.Sprintf("%d are free", free(t, w.parent)), "make room")
+			f.tooSmall("the disk is full", w.staged, fmt.Sprintf("%d are free", free(t, w.parent)), "make room")
 			f.refusedBefore()
 		} else {
 			f.meanwhile()

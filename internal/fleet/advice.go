@@ -19,7 +19,7 @@ var advices = []struct {
 	do string
 }{
 	{wraps(host.ErrUnreachable), "Switch the machine on; check its name, its network and its firewall (port 445 for smb, 22 for ssh). Then " + again + "."},
-	{wraps(host.ErrLogon), "Check the user and the password before trying other machines, or the account may be locked. Then " + again + "."},
+	{wraps(host.ErrLogon), "Check the user and the password, or the Kerberos ticket (klist), before trying other machines, or the account may be locked. Then " + again + "."},
 	{wraps(host.ErrDiskFull), "Make room on the machine's disk, or name a folder on another one. Then " + again + "."},
 	{wraps(prestage.ErrDamaged), "The error says whether the package in the repository is damaged (prestage verify, prestage repair) or the machine's disk is to be checked. Then " + again + "."},
 	{wraps(prestage.ErrNotSetUp), "Set the machine up first: prestage setup FOLDER --hosts with this machine. Then " + again + "."},

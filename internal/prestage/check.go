@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"sync/atomic"
 	"time"
@@ -52,8 +53,8 @@ func (p *push) checkCopy(ctx context.Context, data, index string) (how string, e
 	if p.o.How == HowNone || p.o.How == HowHost && p.agentWillCheck(ctx) {
 		return HowNone, nil
 	}
-	whole := p.holdsIndex(ctx, index)
-	if whole {
+	whole, err := p.holdsIndex(ctx, index)
+	if whole && err == nil {
 		whole, how, err = p.examine(ctx, data, index)
 	}
 	if err == nil && !whole {
@@ -64,10 +65,19 @@ func (p *push) checkCopy(ctx context.Context, data, index string) (how string, e
 	return how, err
 }
 
-// holdsIndex reports whether path holds the INDEX, byte for byte.
-func (p *push) holdsIndex(ctx context.Context, path string) bool {
-	b, err := readFile(ctx, p.h, path, int64(len(p.encoded)))
-	return err == nil && bytes.Equal(b, p.encoded)
+// holdsIndex reports whether path holds the INDEX, byte for byte. It is an error
+// if the file is there and cannot be read.
+func (p *push) holdsIndex(ctx context.Context, path string) (bool, error) {
+	r, err := p.h.Open(ctx, path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer r.Close()
+	b, err := io.ReadAll(io.NewSectionReader(r, 0, int64(len(p.encoded))+1))
+	return bytes.Equal(b, p.encoded), err
 }
 
 // examine finds out, in the way that was asked for, whether data is the CKM.
@@ -190,8 +200,8 @@ func (p *push) awaitAgent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	whole := p.holdsIndex(ctx, index)
-	if whole {
+	whole, err := p.holdsIndex(ctx, index)
+	if whole && err == nil {
 		whole, err = p.readBack(ctx, data, HowReadback)
 	}
 	if err != nil {

@@ -95,7 +95,10 @@ func (p *push) run(ctx context.Context) (err error) {
 	p.done.Size = int64(p.x.CKMLength) + int64(len(p.encoded))
 	receipt := p.readReceipt(ctx, name, version)
 	data, index := p.file(ckm.DataName(name, version)), p.file(ckm.IndexName(name, version))
-	sameIndex := p.holdsIndex(ctx, index)
+	sameIndex, err := p.holdsIndex(ctx, index)
+	if err != nil { // it cannot be read: it is replaced
+		sameIndex = false
+	}
 	if sameIndex && p.witnessed(ctx, receipt, p.x.Digest()) && strength[receipt.How] >= strength[p.o.How] {
 		p.done.Receipt, p.done.Already = receipt, true
 		return p.tidy(ctx)
@@ -134,8 +137,14 @@ func (p *push) run(ctx context.Context) (err error) {
 		if err := p.replaceData(ctx, data, index, sameIndex); err != nil {
 			return err
 		}
-	} else if !sameIndex && !p.holdsIndex(ctx, partialIndex) {
-		return fmt.Errorf("%w: what was read back from %s is not what was written; check its disk", ErrDamaged, partialIndex)
+	} else if !sameIndex {
+		held, err := p.holdsIndex(ctx, partialIndex)
+		if err != nil {
+			return err
+		}
+		if !held {
+			return fmt.Errorf("%w: what was read back from %s is not what was written; check its disk", ErrDamaged, partialIndex)
+		}
 	}
 	if !sameIndex {
 		if err := p.h.Rename(ctx, partialIndex, index); err != nil {

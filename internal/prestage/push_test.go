@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"prestage/ckm"
@@ -47,8 +48,8 @@ func packed(t *testing.T) (*repo.Folder, *ckm.Index) {
 // flawed is a machine whose disk changes what is written to it.
 type flawed struct {
 	*localhost.Host
-	at   int64 // the byte that is changed, none if negative
-	read int64 // bytes that were read back from CKMs
+	at   int64        // the byte that is changed, none if negative
+	read atomic.Int64 // bytes that were read back from CKMs
 }
 
 func (h *flawed) OpenWrite(ctx context.Context, path string) (host.File, error) {
@@ -82,7 +83,7 @@ func (f *flawedFile) WriteAt(p []byte, off int64) (int, error) {
 
 func (f *flawedFile) ReadAt(p []byte, off int64) (int, error) {
 	if f.ckm() {
-		f.h.read += int64(len(p))
+		f.h.read.Add(int64(len(p)))
 	}
 	return f.File.ReadAt(p, off)
 }
@@ -131,7 +132,7 @@ func TestHows(t *testing.T) {
 		if done.Receipt.How != want || p.How != want || (p.Verified == nil) != (want == prestage.HowNone) || !st.OK() {
 			t.Errorf("%s: the receipt is %+v, the status %+v", c.how, done.Receipt, p)
 		}
-		if part := float64(h.read) / float64(x.CKMLength); part < c.read || c.read == 0 && part > 0.5 {
+		if part := float64(h.read.Load()) / float64(x.CKMLength); part < c.read || c.read == 0 && part > 0.5 {
 			t.Errorf("%s: %.2f of the CKM was read", c.how, part)
 		}
 	}
@@ -214,8 +215,8 @@ func TestChecker(t *testing.T) {
 			}
 		case err != nil || done.Receipt.How != c.receipt:
 			t.Errorf("%s: %+v, %v", name, done, err)
-		case c.receipt == prestage.HowHost && h.read > 0:
-			t.Errorf("%s: %d bytes were read over the network all the same", name, h.read)
+		case c.receipt == prestage.HowHost && h.read.Load() > 0:
+			t.Errorf("%s: %d bytes were read over the network all the same", name, h.read.Load())
 		}
 	}
 }

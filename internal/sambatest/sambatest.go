@@ -38,7 +38,7 @@ const (
 
 // Start starts a server on loopback that keeps NT ACLs and attributes to the bit.
 // It ends with the test. Options are lines for its configuration.
-func Start(t *testing.T, options ...string) *Server {
+func Start(t testing.TB, options ...string) *Server {
 	need(t)
 	// Not t.TempDir, which ordinary users cannot pass through.
 	dir, err := os.MkdirTemp("", "prestage-samba-")

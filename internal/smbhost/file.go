@@ -51,14 +51,18 @@ func (h *Host) open(ctx context.Context, path string, flags int) (host.File, err
 	if err != nil {
 		return nil, err
 	}
-	return &file{f, h}, nil
+	o := &file{h: h, f: f}
+	o.WriteBehind = host.NewWriteBehind(ctx, o.writePart)
+	return o, nil
 }
 
-// file is an open file of the machine. Long reads and writes are cut in parts
-// that are under way at once: the answer to each takes the network's time.
+// file is an open file of the machine. Long reads are cut in parts that are
+// under way at once, since the answer to each takes the network's time; writes
+// return before the machine has answered, and all else waits for them.
 type file struct {
-	*remoteFile
+	*host.WriteBehind
 	h *Host
+	f *remoteFile
 }
 
 const (
@@ -68,48 +72,13 @@ const (
 
 // ReadAt implements io.ReaderAt.
 func (f *file) ReadAt(b []byte, off int64) (_ int, err error) {
+	if err := f.Settle(); err != nil {
+		return 0, err
+	}
 	defer f.h.explain(&err)
 	if len(b) <= partSize {
 		return f.readPart(b, off)
 	}
-	return inParts(b, off, f.readPart)
-}
-
-// readPart reads until b is full: an answer may bring less.
-func (f *file) readPart(b []byte, off int64) (n int, err error) {
-	for n < len(b) && err == nil {
-		var m int
-		m, err = f.remoteFile.ReadAt(b[n:], off+int64(n))
-		n += m
-		if m == 0 && err == nil {
-			err = io.EOF
-		}
-	}
-	if n == len(b) {
-		err = nil
-	}
-	return n, err
-}
-
-// WriteAt implements io.WriterAt.
-func (f *file) WriteAt(b []byte, off int64) (_ int, err error) {
-	defer f.h.explain(&err)
-	if len(b) <= partSize {
-		return f.writePart(b, off)
-	}
-	return inParts(b, off, f.writePart)
-}
-
-func (f *file) writePart(b []byte, off int64) (int, error) {
-	n, err := f.remoteFile.WriteAt(b, off)
-	if err == nil && n < len(b) {
-		err = io.ErrShortWrite
-	}
-	return n, err
-}
-
-// inParts does b in parts, and tells how much of its start was done.
-func inParts(b []byte, off int64, do func(b []byte, off int64) (int, error)) (int, error) {
 	var g errgroup.Group
 	g.SetLimit(parts)
 	done := make([]int, (len(b)+partSize-1)/partSize)
@@ -117,7 +86,7 @@ func inParts(b []byte, off int64, do func(b []byte, off int64) (int, error)) (in
 	for i := range done {
 		g.Go(func() error {
 			at := i * partSize
-			done[i], errs[i] = do(b[at:min(at+partSize, len(b))], off+int64(at))
+			done[i], errs[i] = f.readPart(b[at:min(at+partSize, len(b))], off+int64(at))
 			return nil
 		})
 	}
@@ -132,10 +101,38 @@ func inParts(b []byte, off int64, do func(b []byte, off int64) (int, error)) (in
 	return n, nil
 }
 
+// readPart reads until b is full: an answer may bring less.
+func (f *file) readPart(b []byte, off int64) (n int, err error) {
+	for n < len(b) && err == nil {
+		var m int
+		m, err = f.f.ReadAt(b[n:], off+int64(n))
+		n += m
+		if m == 0 && err == nil {
+			err = io.EOF
+		}
+	}
+	if n == len(b) {
+		err = nil
+	}
+	return n, err
+}
+
+func (f *file) writePart(b []byte, off int64) (err error) {
+	defer f.h.explain(&err)
+	n, err := f.f.WriteAt(b, off)
+	if err == nil && n < len(b) {
+		err = io.ErrShortWrite
+	}
+	return err
+}
+
 // Size implements host.File.
 func (f *file) Size() (_ int64, err error) {
+	if err := f.Settle(); err != nil {
+		return 0, err
+	}
 	defer f.h.explain(&err)
-	st, err := f.Stat()
+	st, err := f.f.Stat()
 	if err != nil {
 		return 0, err
 	}
@@ -144,21 +141,27 @@ func (f *file) Size() (_ int64, err error) {
 
 // Truncate implements host.File.
 func (f *file) Truncate(size int64) (err error) {
+	if err := f.Settle(); err != nil {
+		return err
+	}
 	defer f.h.explain(&err)
-	return f.remoteFile.Truncate(size)
+	return f.f.Truncate(size)
 }
 
 // Close implements host.File.
 func (f *file) Close() (err error) {
 	defer f.h.explain(&err)
-	return f.remoteFile.Close()
+	return errors.Join(f.Settle(), f.f.Close())
 }
 
 // Sync implements host.File. A file that is open for reading cannot be flushed:
 // it was, by whoever wrote it.
 func (f *file) Sync() (err error) {
+	if err := f.Settle(); err != nil {
+		return err
+	}
 	defer f.h.explain(&err)
-	err = f.remoteFile.Sync()
+	err = f.f.Sync()
 	if errors.Is(err, fs.ErrPermission) {
 		return nil
 	}

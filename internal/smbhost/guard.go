@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -20,10 +21,14 @@ var ErrProtocol = errors.New("not a valid SMB reply")
 // reply to one of them, and ends the connection at anything else. It need not
 // be right about what is forged: signatures are checked after it.
 //
-// Of replies that are encrypted it sees the outside only.
+// Of replies that are encrypted it sees the outside only: that is all of them
+// once the logon is over, if the machine can encrypt (handshake.go). Then the
+// guard knows from the calls of the client that something is owed, and its
+// owner asks the machine for a sign of life while a reply takes time.
 type guard struct {
 	net.Conn
 	silence time.Duration
+	calls   atomic.Int32 // of the client that are under way
 
 	// The requests, as they pass; one goroutine writes.
 	out frame
@@ -37,10 +42,10 @@ type guard struct {
 	credits  int                // requests that the machine still allows
 	sent     int                // messages
 	received int
-	hidden   struct{ sent, received int } // messages that are encrypted
-	since    time.Time                    // when what waits was sent, or something came; zero: nothing waits
-	slow     time.Time                    // when the reply that has begun must have ended
-	leaving  bool                         // the reply to the logoff is the last one
+	since    time.Time // when what waits was sent, or something came; zero: nothing waits
+	slow     time.Time // when the reply that has begun must have ended
+	logon    handshake
+	leaving  bool // the reply to the logoff is the last one
 	left     bool
 	err      error // why replies are not believed any more
 }
@@ -80,12 +85,7 @@ const (
 	flagReply = 0x1
 	flagAsync = 0x2
 
-	statusPending        = 0x00000103
-	statusMoreProcessing = 0xc0000016
-
-	sessionGuest = 0x1
-	sessionNull  = 0x2
-	smallestMost = 64 << 10 // of what a server must allow to be read or written at once
+	statusPending = 0x00000103
 )
 
 var le = binary.LittleEndian
@@ -117,7 +117,21 @@ func (g *guard) refused() error {
 func (g *guard) overdue(now time.Time) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.logon.encrypted && g.calls.Load() == 0 {
+		g.since = time.Time{}
+	}
 	return !g.since.IsZero() && now.Sub(g.since) > g.silence || !g.slow.IsZero() && now.After(g.slow)
+}
+
+// quiet returns for how long the machine has owed something without a word, where
+// it encrypts: it may have said that it takes time, which cannot be seen.
+func (g *guard) quiet(now time.Time) time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.logon.encrypted || g.since.IsZero() || g.calls.Load() == 0 {
+		return 0
+	}
+	return now.Sub(g.since)
 }
 
 // heard notes that something came, or that a reply ended.
@@ -128,7 +142,7 @@ func (g *guard) heard(ended bool) {
 		g.slow = time.Time{}
 	}
 	g.since = time.Time{}
-	if ended := g.slow.IsZero(); !ended || g.hidden.received < g.hidden.sent {
+	if ended := g.slow.IsZero(); !ended || g.logon.encrypted {
 		g.since = time.Now()
 		return
 	}
@@ -208,8 +222,7 @@ func (g *guard) note(head []byte, _ int) {
 		g.since = time.Now()
 	}
 	if len(head) < headerSize || head[0] != 0xfe {
-		g.hidden.sent++
-		return
+		return // it is encrypted
 	}
 	r := request{command: le.Uint16(head[12:]), session: le.Uint64(head[40:])}
 	if r.command == commandWrite && len(head) >= headerSize+8 {
@@ -261,11 +274,21 @@ func (g *guard) next() error {
 	if _, err := io.ReadFull(g.Conn, head[prefixSize:]); err != nil {
 		return err
 	}
+	if isReplyTo(head[prefixSize:], commandNegotiate) { // all of it is looked at
+		head = append(head, make([]byte, length-(len(head)-prefixSize))...)
+		if _, err := io.ReadFull(g.Conn, head[prefixSize+headSize:]); err != nil {
+			return err
+		}
+	}
 	if err := g.check(head[prefixSize:], length); err != nil {
 		return err
 	}
 	g.head, g.rest = head, length-(len(head)-prefixSize)
 	return nil
+}
+
+func isReplyTo(m []byte, command uint16) bool {
+	return len(m) >= headSize && string(m[:4]) == "\xfeSMB" && le.Uint16(m[12:]) == command
 }
 
 // check checks a reply by its head.
@@ -287,9 +310,6 @@ func (g *guard) check(m []byte, length int) error {
 		if leaving {
 			return g.end()
 		}
-		g.mu.Lock()
-		g.hidden.received++
-		g.mu.Unlock()
 		return nil
 	case string(m[:4]) != "\xfeSMB" || le.Uint16(m[4:]) != headerSize:
 		return g.refuse("a header")
@@ -330,7 +350,15 @@ func (g *guard) settle(m []byte) error {
 	case starved:
 		return g.refuse("no further request is allowed")
 	}
-	return g.believe(command, status, r, m[headerSize:])
+	switch {
+	case command == commandNegotiate && status == 0:
+		return g.negotiated(m)
+	case command == commandSessionSetup:
+		return g.answered(m, status)
+	case command == commandWrite && status == 0 && (len(m) < headSize-48 || le.Uint32(m[headerSize+4:]) != r.length):
+		return g.refuse("a write that wrote something else")
+	}
+	return nil
 }
 
 // end is the end of a connection that was logged off.
@@ -339,40 +367,4 @@ func (g *guard) end() error {
 	defer g.mu.Unlock()
 	g.left = true
 	return io.EOF
-}
-
-// believe checks what the client takes on trust in the reply to a command.
-func (g *guard) believe(command uint16, status uint32, r request, body []byte) error {
-	switch {
-	case command == commandSessionSetup && (status == 0 || status == statusMoreProcessing):
-		if len(body) < 8 || le.Uint16(body[2:])&(sessionGuest|sessionNull) != 0 {
-			return g.refuse("it takes us for a guest, and signs nothing")
-		}
-	case status != 0:
-	case command == commandNegotiate:
-		return g.negotiated(body)
-	case command == commandWrite:
-		if len(body) < 16 || le.Uint32(body[4:]) != r.length {
-			return g.refuse("a write that wrote something else")
-		}
-	}
-	return nil
-}
-
-// negotiated checks what the machine says of itself (MS-SMB2 2.2.4).
-func (g *guard) negotiated(body []byte) error {
-	if len(body) < 64 {
-		return g.refuse("how it wants to be spoken to is cut")
-	}
-	switch dialect := le.Uint16(body[4:]); dialect {
-	case 0x0202, 0x0210, 0x0300, 0x0302, 0x0311:
-	default:
-		return g.refuse("dialect %#x, which was not offered", dialect)
-	}
-	for _, at := range []int{28, 32, 36} {
-		if le.Uint32(body[at:]) < smallestMost {
-			return g.refuse("%d bytes at most are too few", le.Uint32(body[at:]))
-		}
-	}
-	return nil
 }

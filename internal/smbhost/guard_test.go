@@ -127,6 +127,34 @@ func TestOverdue(t *testing.T) {
 	}
 }
 
+// Where all is encrypted, a machine that was quiet for too long while a call is
+// under way is gone, whatever it said before; one of which nobody wants anything
+// is not.
+func TestOverdueEncrypted(t *testing.T) {
+	sealed := framed(append([]byte("\xfdSMB"), make([]byte, 150)...))
+	g := newGuard(&wire{said: bytes.NewReader(bytes.Repeat(sealed, 3))}, time.Second)
+	g.logon.encrypted = true
+	g.calls.Add(1)
+	g.Write(sealed)
+	io.ReadAll(g) // more answers than questions
+	later := time.Now().Add(2 * time.Second)
+	if !g.overdue(later) || g.quiet(later) < time.Second {
+		t.Errorf("after it was quiet for %v it counts as there", g.quiet(later))
+	}
+	g.calls.Add(-1)
+	if g.overdue(later) || g.quiet(later) != 0 {
+		t.Error("it owes something that nobody wants")
+	}
+	g.calls.Add(1) // a call after a long time
+	if g.overdue(later) {
+		t.Error("what it said long ago is held against it")
+	}
+	g.Write(sealed)
+	if g.overdue(time.Now().Add(900*time.Millisecond)) || !g.overdue(time.Now().Add(1100*time.Millisecond)) {
+		t.Error("it does not have the time that it should have")
+	}
+}
+
 // Where the machine demands encryption, the guard sees nothing of the replies
 // and lets them through.
 func TestEncrypted(t *testing.T) {
@@ -136,14 +164,14 @@ func TestEncrypted(t *testing.T) {
 	if _, err := h.ReadDir(t.Context(), `C:\`); err != nil {
 		t.Fatal(err)
 	}
-	if h.conn.guard.hidden.sent == 0 {
+	if !h.Encrypted() {
 		t.Fatal("it does not encrypt")
 	}
 	if err := h.Close(); err != nil {
 		t.Fatal(err)
 	}
 	var err error
-	testenv.Bounded(t, 6*stall, func() { err = work(t, s.Port, r) })
+	testenv.Bounded(t, 6*patience, func() { err = work(t, s.Port, r, patience) })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,6 @@
 package smbhost
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	smb2 "github.com/cloudsoda/go-smb2"
 )
@@ -20,8 +20,8 @@ import (
 
 // call makes a call of the client.
 func (h *Host) call(do func() error) (err error) {
-	h.calls.Add(1)
-	defer h.calls.Add(-1)
+	h.conn.guard.calls.Add(1)
+	defer h.conn.guard.calls.Add(-1)
 	defer h.caught(&err)
 	return do()
 }
@@ -53,19 +53,28 @@ func called[T any](h *Host, do func() (T, error)) (v T, err error) {
 	return v, err
 }
 
-// logon negotiates and logs on.
-func (h *Host) logon(ctx context.Context, d *smb2.Dialer) error {
-	s, err := called(h, func() (*smb2.Session, error) { return d.DialConn(ctx, h.conn, h.o.Address) })
-	if err == nil {
-		h.session = s.WithContext(h.life)
+// alive asks an encrypting machine for a sign of life, when it owes a reply and
+// has been quiet for some time: that it works on it cannot be seen. No reply to
+// this is what watched ends the connection for.
+func (h *Host) alive() {
+	t := time.NewTicker(h.o.Silence / 10)
+	defer t.Stop()
+	for {
+		select {
+		case <-h.life.Done():
+			return
+		case now := <-t.C:
+			if h.conn.guard.quiet(now) > h.o.Silence/3 {
+				h.call(h.session.Echo) // it takes as long as it takes, and there is one at a time
+			}
+		}
 	}
-	return err
 }
 
 // logoff logs off, if nothing is under way.
 func (h *Host) logoff() error {
 	defer h.cut()
-	if h.calls.Load() > 0 {
+	if h.conn.guard.calls.Load() > 0 {
 		return nil
 	}
 	h.conn.guard.leave()

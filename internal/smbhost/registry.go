@@ -37,6 +37,11 @@ func (h *Host) hive() (settings.Hive, error) {
 		return (*hive)(r), nil
 	}
 	p, err := h.pipe(msrpc.RegistryPipe)
+	// What serves pipes may only just be starting.
+	for tries := 0; status(err) == statusDisconnected && tries < 10; tries++ {
+		time.Sleep(500 * time.Millisecond)
+		p, err = h.pipe(msrpc.RegistryPipe)
+	}
 	// The client has its own error for STATUS_OBJECT_NAME_NOT_FOUND.
 	if errors.Is(err, fs.ErrNotExist) || status(err) == statusPipeNotAvailable {
 		startErr := h.startRegistry()

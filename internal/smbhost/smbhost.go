@@ -11,7 +11,6 @@ import (
 	"net"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	smb2 "github.com/cloudsoda/go-smb2"
@@ -28,6 +27,8 @@ type Options struct {
 	Port     string // empty: 445
 	User     string // also DOMAIN\user, or user@domain
 	Password string
+	// Kerberos logs on with a ticket instead of user and password.
+	Kerberos *Kerberos
 	// Silence is how long a machine may not answer before it counts as gone.
 	Silence time.Duration
 }
@@ -37,14 +38,15 @@ type Host struct {
 	o       Options
 	conn    *watched
 	session *smb2.Session
+	// encrypted is whether all that is sent is, and not signed alone.
+	encrypted bool
 
 	mu     sync.Mutex
 	shares map[string]*share // by name
 	remote remote            // registry and services
 
-	life  context.Context // of the connection
-	end   context.CancelFunc
-	calls atomic.Int32 // of the client that are under way
+	life context.Context // of the connection
+	end  context.CancelFunc
 
 	closing  sync.Once
 	closeErr error
@@ -52,8 +54,9 @@ type Host struct {
 
 var _ host.Host = (*Host)(nil)
 
-// Dial connects to a machine and logs on. What is signed cannot be forged on
-// the way; nothing else is accepted.
+// Dial connects to a machine and logs on. What is signed or encrypted cannot be
+// forged on the way; nothing else is accepted. All that the machine can encrypt
+// is encrypted.
 func Dial(ctx context.Context, o Options) (*Host, error) {
 	if o.Port == "" {
 		o.Port = "445"
@@ -70,25 +73,23 @@ func Dial(ctx context.Context, o Options) (*Host, error) {
 		return nil, fmt.Errorf("%w: %w", host.ErrUnreachable, err)
 	}
 	w := watch(c, o.Silence)
-	initiator := &smb2.NTLMInitiator{User: o.User, Password: o.Password}
-	if domain, user, ok := strings.Cut(o.User, `\`); ok {
-		initiator.Domain, initiator.User = domain, user
-	}
-	d := &smb2.Dialer{MaxCreditBalance: 512, Negotiator: smb2.Negotiator{RequireMessageSigning: true}, Initiator: initiator}
 	h := &Host{o: o, conn: w, shares: map[string]*share{}}
 	h.life, h.end = context.WithCancel(context.WithoutCancel(ctx))
-	if err := h.logon(ctx, d); err != nil {
+	if err := h.logon(ctx); err != nil {
 		h.cut()
 		if w.gone.Load() {
 			return nil, fmt.Errorf("%w: %w", host.ErrUnreachable, err)
 		}
-		if c := status(err); c == statusLogonFailure || c == statusAccountLocked || c == statusAccountDisabled || c == statusPasswordExpired {
-			return nil, fmt.Errorf("%w: user %s: %w", host.ErrLogon, o.User, err)
-		}
-		return nil, fmt.Errorf("logging on to %s: %w", o.Name, err)
+		return nil, err
+	}
+	if h.encrypted {
+		go h.alive()
 	}
 	return h, nil
 }
+
+// Encrypted reports whether all that is sent is encrypted. What is not is signed.
+func (h *Host) Encrypted() bool { return h.encrypted }
 
 // Close logs off, after putting back what was changed to reach the registry. It
 // ends what is under way, and may be called at any time.
@@ -427,6 +428,7 @@ const (
 	statusFileLockConflict = 0xc0000054
 	statusDeletePending    = 0xc0000056
 	statusPipeNotAvailable = 0xc00000ac
+	statusDisconnected     = 0xc000020c // of a pipe
 	statusLogonFailure     = 0xc000006d
 	statusPasswordExpired  = 0xc0000071
 	statusAccountDisabled  = 0xc0000072

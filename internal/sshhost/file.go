@@ -7,10 +7,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"sync"
 
 	"github.com/pkg/sftp"
-	"golang.org/x/sync/semaphore"
 
 	"prestage/internal/host"
 )
@@ -87,30 +85,27 @@ func sameFile(a, b fs.FileInfo) bool {
 	return a.Mode() == b.Mode() && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime()) && owner(a) == owner(b)
 }
 
-// window is how many bytes of a file are under way at once. As many fill a
-// network of 1 Gbit/s and 30 ms.
-const window = 4 << 20
-
 // file is an open file of the machine. Writes return before the machine has
-// answered, as they do on a system with a cache; reading, syncing and closing
-// wait for all of them and tell what became of them.
+// answered; reading, syncing and closing wait for all of them.
 type file struct {
-	ctx   context.Context
-	h     *Host
-	f     *sftp.File
-	slots *semaphore.Weighted
-
-	mu  sync.Mutex
-	err error // of a write
+	*host.WriteBehind
+	ctx context.Context
+	h   *Host
+	f   *sftp.File
 }
 
-func newFile(ctx context.Context, h *Host, f *sftp.File) *file {
-	return &file{ctx: context.WithoutCancel(ctx), h: h, f: f, slots: semaphore.NewWeighted(window)}
+func newFile(ctx context.Context, h *Host, sf *sftp.File) *file {
+	f := &file{ctx: context.WithoutCancel(ctx), h: h, f: sf}
+	f.WriteBehind = host.NewWriteBehind(ctx, func(p []byte, off int64) error {
+		_, err := f.f.WriteAt(p, off)
+		return f.full(f.failed("write", err), len(p))
+	})
+	return f
 }
 
 // ReadAt implements io.ReaderAt.
 func (f *file) ReadAt(p []byte, off int64) (int, error) {
-	if err := f.settle(); err != nil {
+	if err := f.Settle(); err != nil {
 		return 0, err
 	}
 	n, err := f.f.ReadAt(p, off)
@@ -124,50 +119,6 @@ func (f *file) ReadAt(p []byte, off int64) (int, error) {
 		return n, io.EOF
 	}
 	return n, f.failed("read", err)
-}
-
-// WriteAt implements io.WriterAt. An error may be that of an earlier write.
-func (f *file) WriteAt(p []byte, off int64) (int, error) {
-	for done := 0; done < len(p); {
-		part := p[done:min(done+window, len(p))]
-		if err := f.slots.Acquire(f.ctx, int64(len(part))); err != nil {
-			return done, err
-		}
-		if err := f.failure(); err != nil {
-			f.slots.Release(int64(len(part)))
-			return done, err
-		}
-		part = append([]byte(nil), part...)
-		at := off + int64(done)
-		go func() {
-			defer f.slots.Release(int64(len(part)))
-			if _, err := f.f.WriteAt(part, at); err != nil {
-				err = f.full(f.failed("write", err), len(part))
-				f.mu.Lock()
-				defer f.mu.Unlock()
-				if f.err == nil {
-					f.err = err
-				}
-			}
-		}()
-		done += len(part)
-	}
-	return len(p), nil
-}
-
-func (f *file) failure() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.err
-}
-
-// settle waits for the writes that are under way.
-func (f *file) settle() error {
-	if err := f.slots.Acquire(f.ctx, window); err != nil {
-		return err
-	}
-	f.slots.Release(window)
-	return f.failure()
 }
 
 func (f *file) failed(op string, err error) error { return f.h.at(op, f.f.Name(), err) }
@@ -186,7 +137,7 @@ func (f *file) full(err error, n int) error {
 
 // Size implements host.File.
 func (f *file) Size() (int64, error) {
-	if err := f.settle(); err != nil {
+	if err := f.Settle(); err != nil {
 		return 0, err
 	}
 	st, err := checkInfo(f.f.Stat())
@@ -198,7 +149,7 @@ func (f *file) Size() (int64, error) {
 
 // Truncate implements host.File.
 func (f *file) Truncate(size int64) error {
-	if err := f.settle(); err != nil {
+	if err := f.Settle(); err != nil {
 		return err
 	}
 	return f.full(f.failed("truncate", f.f.Truncate(size)), 0)
@@ -207,7 +158,7 @@ func (f *file) Truncate(size int64) error {
 // Sync implements host.File. That reads come from the disk is a wish, which
 // some systems do not understand.
 func (f *file) Sync() error {
-	if err := f.settle(); err != nil {
+	if err := f.Settle(); err != nil {
 		return err
 	}
 	if err := f.f.Sync(); err != nil {
@@ -219,7 +170,7 @@ func (f *file) Sync() error {
 
 // Close implements host.File.
 func (f *file) Close() error {
-	err := f.settle()
+	err := f.Settle()
 	if e := f.failed("close", f.f.Close()); err == nil {
 		err = e
 	}

@@ -143,6 +143,7 @@ func environment(dir string) []string {
 	return []string{
 		"PATH=" + os.Getenv("PATH"),
 		"HOME=" + dir, "XDG_RUNTIME_DIR=" + dir, "WINEPREFIX=" + filepath.Join(dir, "prefix"),
+		"TMPDIR=" + dir, // where programs look for the wineserver: with another, each would start one of its own
 		"WINEARCH=win64", "WINEDEBUG=-all",
 		"WINEDLLOVERRIDES=mscoree,mshtml=", // Wine would ask to download them
 		"LANG=C.UTF-8",
