@@ -68,7 +68,7 @@ IMAGE is NAME, for the latest version, or NAME:N.`,
 	f := root.PersistentFlags()
 	f.BoolVar(&a.json, "json", false, "print results as JSON")
 	f.BoolVarP(&a.quiet, "quiet", "q", false, "print nothing but errors and what was asked for")
-	f.StringVar(&a.progress, "progress", "auto", "show progress: auto, plain or none")
+	f.StringVar(&a.progress, "progress", progressAuto, "show progress: auto, plain, json or none")
 	f.StringVar(&a.config, "config", os.Getenv("PRESTAGE_CONFIG"), "settings file (default "+settings.Default().String()+")")
 	root.AddCommand(a.packCommand(), a.listCommand(), a.inspectCommand(), a.verifyCommand(), a.repairCommand(),
 		a.setupCommand(), a.relocateCommand(), a.statusCommand(), a.pushCommand(), a.installCommand(),

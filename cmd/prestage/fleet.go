@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -133,7 +132,9 @@ func (a *app) overFleet(ctx context.Context, command string, images []string, li
 		return err
 	}
 	limits := fleet.NewLimits(all, each)
-	login := &login{user: f.user, sshKeys: f.sshKeys, knownHosts: f.knownHosts}
+	v := a.fleetView(machines, images)
+	defer context.AfterFunc(ctx, v.Interrupted)()
+	login := &login{user: f.user, sshKeys: f.sshKeys, knownHosts: f.knownHosts, aside: v.Aside}
 	job := func(ctx context.Context, m fleet.Machine, report func(fleet.Progress)) (out fleet.Outcome) {
 		s := &station{machine: m, out: &out, meter: &stationMeter{report: report}}
 		s.step("connect", "")
@@ -154,7 +155,8 @@ func (a *app) overFleet(ctx context.Context, command string, images []string, li
 		return out
 	}
 	begun := time.Now()
-	results := fleet.Run(ctx, machines, o, job, a.tellFleet(len(machines)))
+	results := fleet.Run(ctx, machines, o, job, v.Event)
+	v.Close()
 	r := fleet.NewReport(command, images, begun, time.Now(), results)
 	if f.report != "" {
 		if err := r.Save(f.report); err != nil {
@@ -176,34 +178,6 @@ func (a *app) overFleet(ctx context.Context, command string, images []string, li
 		return silentError{exitSomeFailed}
 	}
 	return nil
-}
-
-// tellFleet returns what tells of a run while it goes on: a line for each
-// machine that has ended, or is to be tried again. With --json those lines go to
-// standard error, as JSON; the report follows on standard output.
-func (a *app) tellFleet(total int) func(fleet.Event) {
-	ended := 0
-	return func(e fleet.Event) {
-		switch e.Kind {
-		case fleet.EventEnded:
-			ended++
-			r := fleet.NewReport("", nil, time.Time{}, time.Time{}, []fleet.Result{*e.Result}).Machines[0]
-			if a.json {
-				json.NewEncoder(a.err).Encode(r)
-			} else if r.Attention() || !a.quiet {
-				a.meter.finish()
-				fmt.Fprintf(a.err, "[%d/%d] %s\n", ended, total, machineLine(&r))
-			}
-		case fleet.EventPostponed:
-			if !a.json && !a.quiet {
-				fmt.Fprintf(a.err, "%s: %v; it is tried again at %s\n", e.Machine.Name, e.Err, e.At.Local().Format("15:04:05"))
-			}
-		case fleet.EventPaused:
-			if !a.quiet {
-				fmt.Fprintf(a.err, "the window is closed; work goes on at %s\n", e.At.Local().Format("2006-01-02 15:04"))
-			}
-		}
-	}
 }
 
 // machineLine says in a line what has become of a machine, and what to do.

@@ -29,7 +29,8 @@ const (
 // login logs on to machines. A password is found, or asked for, once per user.
 type login struct {
 	user                string
-	sshKeys, knownHosts []string // files
+	sshKeys, knownHosts []string        // files
+	aside               func(do func()) // does what needs the terminal
 
 	mu        sync.Mutex
 	passwords map[string]string
@@ -107,7 +108,9 @@ func (l *login) password(user string, noTicket error) (string, error) {
 	if p, ok := l.passwords[user]; ok {
 		return p, nil
 	}
-	p, err := findPassword(user, noTicket)
+	var p string
+	var err error
+	l.aside(func() { p, err = findPassword(user, noTicket) })
 	if err != nil {
 		return "", err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -17,7 +18,7 @@ import (
 // lines elsewhere. Work of less than a second shows nothing.
 type meter struct {
 	w     io.Writer
-	style string // bar, plain, none
+	style string // styleBar, or as --progress names it
 	quiet bool
 
 	mu   sync.Mutex
@@ -29,6 +30,7 @@ type meter struct {
 }
 
 const (
+	styleBar   = "bar"
 	barAfter   = time.Second     // work is shown once it takes that long
 	barEvery   = time.Second / 5 // a bar moves
 	plainEvery = 2 * time.Second // a line is printed
@@ -37,19 +39,24 @@ const (
 func newMeter(a *app) (*meter, error) {
 	m := &meter{w: a.err, style: a.progress, quiet: a.quiet}
 	switch a.progress {
-	case "auto":
-		m.style = "none"
-		if f, ok := a.err.(*os.File); ok && term.IsTerminal(int(f.Fd())) && !a.json {
-			m.style = "bar"
+	case progressAuto:
+		m.style = progressNone
+		if isTerminal(a.err) && !a.json {
+			m.style = styleBar
 		}
-	case "plain", "none":
+	case progressPlain, progressJSON, progressNone:
 	default:
-		return nil, usageError{fmt.Errorf("--progress %q: use auto, plain or none", a.progress)}
+		return nil, usageError{fmt.Errorf("--progress %q: use auto, plain, json or none", a.progress)}
 	}
 	if m.quiet {
-		m.style = "none"
+		m.style = progressNone
 	}
 	return m, nil
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
 }
 
 // Begin implements progress.Meter.
@@ -60,11 +67,11 @@ func (m *meter) Begin(task string, total int64) {
 	m.task = task
 	m.total.Store(total)
 	m.at.Store(0)
-	if m.style == "none" {
+	if m.style == progressNone {
 		return
 	}
 	m.stop, m.done = make(chan struct{}), make(chan struct{})
-	if m.style == "bar" {
+	if m.style == styleBar {
 		go m.bar(task, total, m.stop, m.done)
 	} else {
 		go m.lines(task, m.stop, m.done)
@@ -142,6 +149,11 @@ func (m *meter) lines(task string, stop, done chan struct{}) {
 		rate := float64(at) / time.Since(start).Seconds()
 		m.mu.Lock()
 		defer m.mu.Unlock()
+		if m.style == progressJSON { // as of a machine in a run over many
+			json.NewEncoder(m.w).Encode(map[string]any{
+				"time": time.Now().UTC().Truncate(time.Millisecond), "event": "progress", "machine": "", "step": task, "image": "", "done": at, "total": total})
+			return
+		}
 		fmt.Fprintf(m.w, "%s: %d %% of %s, %s/s %s\n", task, percent, size(total), size(int64(rate)), m.left(start))
 	}
 	wait := barAfter

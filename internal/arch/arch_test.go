@@ -44,14 +44,16 @@ var allowed = map[string][]string{
 	"internal/smbhost": {"internal/acl", "internal/host", "internal/msrpc", "internal/settings"},
 	"internal/sshhost": {"internal/acl", "internal/host", "internal/settings"},
 	// A fleet knows its machines by what a Job makes of them, never an adapter.
-	"internal/fleet": {"internal/durable", "internal/host", "internal/prestage", "internal/repo"},
-	"cmd/prestage": {"ckm", "internal/agent", "internal/assemble", "internal/bundle", "internal/client", "internal/disk", "internal/durable", "internal/fleet", "internal/host",
+	"internal/fleet":      {"internal/durable", "internal/host", "internal/prestage", "internal/repo"},
+	"internal/fleet/view": {"internal/fleet"},
+	"cmd/prestage": {"ckm", "internal/agent", "internal/assemble", "internal/bundle", "internal/client", "internal/disk", "internal/durable", "internal/fleet", "internal/fleet/view", "internal/host",
 		"internal/localhost", "internal/pack", "internal/prestage", "internal/repo", "internal/service", "internal/settings", "internal/smbhost", "internal/sshhost", "internal/verify"},
 
 	"internal/host/hosttest": {"internal/acl", "internal/host", "internal/settings"},
 	"internal/testenv":       {},
 	"internal/nettest":       {"internal/testenv"},
 	"internal/sambatest":     {"internal/nettest", "internal/testenv"},
+	"internal/ptytest":       {},
 	"internal/krbtest":       {"internal/testenv"},
 	"internal/winetest":      {"internal/testenv"},
 	"internal/crashtest":     {},

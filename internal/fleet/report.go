@@ -78,11 +78,11 @@ var errNothing = errors.New("nothing was reported of this image")
 func machineReport(res *Result, images []string) MachineReport {
 	o := &res.Outcome
 	m := MachineReport{
-		Machine: clean(res.Machine.Name), Group: clean(res.Machine.Group), State: res.State, Reason: clean(res.Reason),
-		Location: clean(o.Location), Checked: o.Checked, Deviations: cleanAll(o.Deviations), Attempts: res.Attempts, Begun: stamp(res.Begun),
+		Machine: Clean(res.Machine.Name), Group: Clean(res.Machine.Group), State: res.State, Reason: Clean(res.Reason),
+		Location: Clean(o.Location), Checked: o.Checked, Deviations: cleanAll(o.Deviations), Attempts: res.Attempts, Begun: stamp(res.Begun),
 		Seconds: seconds(res.Took), Images: []ImageReport{},
 	}
-	m.Step, m.Error = clean(o.Step), text(o.Err)
+	m.Step, m.Error = Clean(o.Step), text(o.Err)
 	m.Advice = advice(res.State, o.Err, len(o.Deviations) > 0)
 	for i := range o.Images {
 		m.Images = append(m.Images, imageReport(res, &o.Images[i]))
@@ -91,7 +91,7 @@ func machineReport(res *Result, images []string) MachineReport {
 		if slices.ContainsFunc(m.Images, func(i ImageReport) bool { return i.Image == name }) {
 			continue
 		}
-		i := ImageReport{Image: clean(name), State: NotBegun, Deviations: []string{}}
+		i := ImageReport{Image: Clean(name), State: NotBegun, Deviations: []string{}}
 		switch res.State {
 		case Unreachable:
 			i.State = Unreachable
@@ -105,8 +105,8 @@ func machineReport(res *Result, images []string) MachineReport {
 
 func imageReport(res *Result, i *Image) ImageReport {
 	r := ImageReport{
-		Image: clean(i.Name), State: Done, PackageDigest: clean(i.Digest), Verified: stamp(i.Verified), How: clean(i.How),
-		Moved: i.Moved, Size: i.Size, Seconds: seconds(i.Took), Deviations: cleanAll(i.Deviations), Step: clean(i.Step), Error: text(i.Err),
+		Image: Clean(i.Name), State: Done, PackageDigest: Clean(i.Digest), Verified: stamp(i.Verified), How: Clean(i.How),
+		Moved: i.Moved, Size: i.Size, Seconds: seconds(i.Took), Deviations: cleanAll(i.Deviations), Step: Clean(i.Step), Error: text(i.Err),
 	}
 	switch {
 	case i.Err != nil && (res.State == Interrupted || res.State == Unreachable):
@@ -149,15 +149,15 @@ func text(err error) string {
 	if err == nil {
 		return ""
 	}
-	return clean(err.Error())
+	return Clean(err.Error())
 }
 
 // maxText is how much of a text goes into a report: some come from machines.
 const maxText = 2000
 
-// clean returns a text without what could make it look like another one:
+// Clean returns a text without what could make it look like another one:
 // control characters, and those that change the direction of writing.
-func clean(s string) string {
+func Clean(s string) string {
 	if len(s) > maxText {
 		s = s[:maxText] + "…" // half a character is replaced below
 	}
@@ -175,7 +175,7 @@ func clean(s string) string {
 func cleanAll(list []string) []string {
 	out := make([]string, len(list))
 	for i, s := range list {
-		out[i] = clean(s)
+		out[i] = Clean(s)
 	}
 	return out
 }

@@ -251,10 +251,10 @@ func TestHTMLStandsAlone(t *testing.T) {
 }
 
 func TestCleanBoundsTexts(t *testing.T) {
-	if got := clean(strings.Repeat("ü", maxText)); len(got) > maxText+10 || !strings.HasSuffix(got, "…") {
+	if got := Clean(strings.Repeat("ü", maxText)); len(got) > maxText+10 || !strings.HasSuffix(got, "…") {
 		t.Errorf("%d bytes", len(got))
 	}
-	if got := clean("a\nb\tc\x00d\u202ee\ufefff"); got != "a b c\ufffdd\ufffde\ufffdf" {
+	if got := Clean("a\nb\tc\x00d\u202ee\ufefff"); got != "a b c\ufffdd\ufffde\ufffdf" {
 		t.Errorf("%q", got)
 	}
 }
