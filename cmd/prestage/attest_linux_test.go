@@ -45,7 +45,7 @@ func TestAgentChecksWhatIsPushed(t *testing.T) {
 
 	pushed := make(chan string)
 	go func() {
-		out, err := d.command(env, "push", "win11", "--images", "repo", "--hosts", hosts, "--verify", "host", "--report", "report.json", "--progress", "plain").CombinedOutput()
+		out, err := d.command(env, "push", "win11", "--images", "repo", "--hosts", hosts, "--verify", "host", "--report", "report.json").CombinedOutput()
 		pushed <- fmt.Sprintf("%v\n%s", err, out)
 	}()
 	// An agent that has run for long looks only every minute; this one looks now.
@@ -80,7 +80,7 @@ func TestAgentChecksWhatIsPushed(t *testing.T) {
 	if i := r.Machines[0].Images[0]; i.State != fleet.Done || i.How != prestage.HowHost || i.Verified == nil {
 		t.Errorf("it was checked by %q: %s", i.How, b)
 	}
-	out := d.run(t, 0, env, "status", "--hosts", hosts, "--report", "status.json", "--progress", "plain")
+	out := d.run(t, 0, env, "status", "--hosts", hosts, "--report", "status.json")
 	if b, err = os.ReadFile(filepath.Join(d.dir, "status.json")); err != nil || !strings.Contains(string(b), `"how": "host"`) {
 		t.Errorf("%v\n%s\n%s", err, out, b)
 	}

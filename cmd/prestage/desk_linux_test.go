@@ -33,7 +33,7 @@ func (d *desk) write(t *testing.T, name, text string) (path string) {
 
 // command is a run of the program with nothing of whoever runs the tests.
 func (d *desk) command(env []string, args ...string) *exec.Cmd {
-	cmd := exec.Command(d.exe, args...)
+	cmd := exec.Command(d.exe, append(args, "--progress", "plain")...)
 	cmd.Dir = d.dir
 	for _, v := range os.Environ() {
 		if !strings.HasPrefix(v, "PRESTAGE_") {

@@ -56,7 +56,7 @@ func TestRate(t *testing.T) {
 		}
 		near := func(want float64) {
 			t.Helper()
-			if got, known := r.perSecond(); !known || got < 0.98*want || got > 1.02*want {
+			if got, known := r.perSecond(); !known || got < 0.98*want-1 || got > 1.02*want+1 {
 				t.Errorf("every %v: the rate is %v (%v), want %v", every, got, known, want)
 			}
 		}
