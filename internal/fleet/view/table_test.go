@@ -104,22 +104,46 @@ func TestRestOfAll(t *testing.T) {
 		play   func(p *played)
 		want   int64 // -1: not known
 	}{
-		"nothing has begun":       {one, func(p *played) {}, -1},
-		"there are no images":     {nil, func(p *played) { p.begin(0); p.at(0, "verifying x", "", 1, 5) }, -1},
-		"all are logging on":      {one, func(p *played) { p.begin(0, 1); p.at(0, "connect", "", 0, 0) }, -1},
-		"one copies, nine wait":   {one, func(p *played) { p.begin(0); p.at(0, stepCopy, "a:1", gib/2, gib) }, gib/2 + gib + 9*2*gib},
-		"it reads back":           {one, func(p *played) { p.begin(0); p.at(0, stepCopy, "a:1", gib, gib); p.at(0, stepBack, "a:1", 0, gib) }, gib + 9*2*gib},
-		"its last bytes untold":   {one, func(p *played) { p.begin(0); p.at(0, stepCopy, "a:1", gib/2, gib); p.at(0, stepBack, "a:1", 0, gib) }, gib + 9*2*gib},
-		"a sample is read back":   {one, func(p *played) { p.begin(0); p.at(0, stepCopy, "a:1", gib, gib); p.at(0, stepBack+" a sample", "a:1", 0, gib/64) }, gib/64 + 9*(gib+gib/64)},
-		"it checks by itself":     {one, func(p *played) { p.begin(0); p.at(0, stepCopy, "a:1", gib, gib); p.at(0, "checked there", "a:1", 0, 0) }, 9 * gib},
-		"the first was done":      {one, func(p *played) { p.begin(0); p.at(0, stepCopy, "a:1", gib, gib); p.at(0, stepBack, "a:1", gib, gib); p.at(0, "check", "", 0, 0) }, 9 * 2 * gib},
-		"some have it already":    {one, func(p *played) { p.begin(0, 1, 2); p.end(fleet.Already, 1, 2); p.at(0, stepCopy, "a:1", 0, 3*gib) }, 6*gib + 7*2*gib},
-		"one goes on":             {one, func(p *played) { p.begin(0); p.at(0, stepCheck, "a:1", gib, gib); p.at(0, stepCopy, "a:1", 0, gib/4) }, gib/4 + gib/4 + 9*(gib+gib/2)},
-		"two images":              {two, func(p *played) { p.begin(0); p.at(0, stepCopy, "a:1", 0, gib) }, 4*gib + 9*4*gib},
-		"another size":            {two, func(p *played) { p.begin(0); p.at(0, stepCopy, "a:1", gib, gib); p.at(0, stepBack, "a:1", gib, gib); p.at(0, stepBegin, "b:1", 0, 0); p.at(0, stepCopy, "b:1", 0, 2*gib) }, 4*gib + 9*6*gib},
-		"one never answered":      {one, func(p *played) { p.begin(0, 1); p.postpone(1, time.Minute); p.at(0, stepCopy, "a:1", 0, gib) }, 2*gib + 8*2*gib},
-		"one was cut":             {one, func(p *played) { p.begin(0, 1); p.at(1, stepCopy, "a:1", gib/2, gib); p.postpone(1, time.Minute); p.at(0, stepCopy, "a:1", 0, gib) }, 2*gib + gib/2 + gib + 8*2*gib},
-		"the last one reads back": {one, func(p *played) { p.end(fleet.NotBegun, 1, 2, 3, 4, 5, 6, 7, 8, 9); p.begin(0); p.at(0, stepBack, "a:1", 10, gib) }, gib - 10},
+		"nothing has begun":     {one, func(p *played) {}, -1},
+		"there are no images":   {nil, func(p *played) { p.begin(0); p.at(0, "verifying x", "", 1, 5) }, -1},
+		"all are logging on":    {one, func(p *played) { p.begin(0, 1); p.at(0, "connect", "", 0, 0) }, -1},
+		"one copies, nine wait": {one, func(p *played) { p.begin(0); p.at(0, stepCopy, "a:1", gib/2, gib) }, gib/2 + gib + 9*2*gib},
+		"it reads back":         {one, func(p *played) { p.begin(0); p.at(0, stepCopy, "a:1", gib, gib); p.at(0, stepBack, "a:1", 0, gib) }, gib + 9*2*gib},
+		"its last bytes untold": {one, func(p *played) { p.begin(0); p.at(0, stepCopy, "a:1", gib/2, gib); p.at(0, stepBack, "a:1", 0, gib) }, gib + 9*2*gib},
+		"a sample is read back": {one, func(p *played) {
+			p.begin(0)
+			p.at(0, stepCopy, "a:1", gib, gib)
+			p.at(0, stepBack+" a sample", "a:1", 0, gib/64)
+		}, gib/64 + 9*(gib+gib/64)},
+		"it checks by itself": {one, func(p *played) { p.begin(0); p.at(0, stepCopy, "a:1", gib, gib); p.at(0, "checked there", "a:1", 0, 0) }, 9 * gib},
+		"the first was done": {one, func(p *played) {
+			p.begin(0)
+			p.at(0, stepCopy, "a:1", gib, gib)
+			p.at(0, stepBack, "a:1", gib, gib)
+			p.at(0, "check", "", 0, 0)
+		}, 9 * 2 * gib},
+		"some have it already": {one, func(p *played) { p.begin(0, 1, 2); p.end(fleet.Already, 1, 2); p.at(0, stepCopy, "a:1", 0, 3*gib) }, 6*gib + 7*2*gib},
+		"one goes on":          {one, func(p *played) { p.begin(0); p.at(0, stepCheck, "a:1", gib, gib); p.at(0, stepCopy, "a:1", 0, gib/4) }, gib/4 + gib/4 + 9*(gib+gib/2)},
+		"two images":           {two, func(p *played) { p.begin(0); p.at(0, stepCopy, "a:1", 0, gib) }, 4*gib + 9*4*gib},
+		"another size": {two, func(p *played) {
+			p.begin(0)
+			p.at(0, stepCopy, "a:1", gib, gib)
+			p.at(0, stepBack, "a:1", gib, gib)
+			p.at(0, stepBegin, "b:1", 0, 0)
+			p.at(0, stepCopy, "b:1", 0, 2*gib)
+		}, 4*gib + 9*6*gib},
+		"one never answered": {one, func(p *played) { p.begin(0, 1); p.postpone(1, time.Minute); p.at(0, stepCopy, "a:1", 0, gib) }, 2*gib + 8*2*gib},
+		"one was cut": {one, func(p *played) {
+			p.begin(0, 1)
+			p.at(1, stepCopy, "a:1", gib/2, gib)
+			p.postpone(1, time.Minute)
+			p.at(0, stepCopy, "a:1", 0, gib)
+		}, 2*gib + gib/2 + gib + 8*2*gib},
+		"the last one reads back": {one, func(p *played) {
+			p.end(fleet.NotBegun, 1, 2, 3, 4, 5, 6, 7, 8, 9)
+			p.begin(0)
+			p.at(0, stepBack, "a:1", 10, gib)
+		}, gib - 10},
 	} {
 		p := play(c.images, numbered(10)...)
 		c.play(p)
