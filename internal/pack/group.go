@@ -21,9 +21,15 @@ type grouper struct {
 }
 
 // add places one chunk and, if it is new, puts it into a frame.
-func (g *grouper) add(ctx context.Context, id ckm.ID, p piece, file uint32) error {
+func (g *grouper) add(ctx context.Context, id ckm.ID, p piece) error {
 	number, isNew := g.seen.add(id)
-	g.place(number, file, uint64(p.offset), uint64(len(p.data)))
+	if p.extents == nil {
+		g.place(number, p.file, uint64(p.offset), uint64(len(p.data)))
+	} else {
+		g.placeRun()
+		g.run = ckm.Segment{}
+		g.x.PlaceSplit(number, p.file, p.extents)
+	}
 	if !isNew {
 		return nil
 	}

@@ -5,7 +5,6 @@ package pack
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"runtime"
 	"sync"
@@ -15,6 +14,7 @@ import (
 	"prestage/ckm"
 	"prestage/internal/chunk"
 	"prestage/internal/disk"
+	"prestage/internal/fsmap"
 	"prestage/internal/progress"
 )
 
@@ -26,7 +26,11 @@ const frameLimit = chunk.Max
 type Options struct {
 	Level    ckm.Level
 	Previous *ckm.Index // the image's version before, or nil: its chunks get frames of their own
-	Meter    progress.Meter
+	// Map says where the files of the machine inside lie, or nothing: chunks are
+	// cut along them. What it says of free space matters only if it is discarded.
+	Map     *fsmap.Map
+	Discard Discard
+	Meter   progress.Meter
 }
 
 // Write packs the files into w, which takes the CKM, and returns the index.
@@ -119,23 +123,18 @@ func (p *pipeline) run(ctx context.Context, files []*disk.File) error {
 func (p *pipeline) scan(ctx context.Context, files []*disk.File) error {
 	defer close(p.windows)
 	defer close(p.toHash)
-	for i, f := range files {
-		s := scanner{
-			f: f, number: uint32(i), add: p.o.Meter.Add,
-			get: func() []byte { return *p.windowBufs.Get().(*[]byte) },
-			emit: func(ctx context.Context, w *window) error {
-				j := &hashJob{window: w, ready: make(chan struct{})}
-				if err := send(ctx, p.windows, j); err != nil {
-					return err
-				}
-				return send(ctx, p.toHash, j)
-			},
-		}
-		if err := s.scan(ctx); err != nil {
-			return fmt.Errorf("reading %q: %w", f.Path, err)
-		}
+	s := scanner{
+		files: files, add: p.o.Meter.Add,
+		get: func() []byte { return *p.windowBufs.Get().(*[]byte) },
+		emit: func(ctx context.Context, w *window) error {
+			j := &hashJob{window: w, ready: make(chan struct{})}
+			if err := send(ctx, p.windows, j); err != nil {
+				return err
+			}
+			return send(ctx, p.toHash, j)
+		},
 	}
-	return nil
+	return s.scan(ctx, plan(files, p.o.Map, p.o.Discard))
 }
 
 func (p *pipeline) hash(ctx context.Context) error {
@@ -171,7 +170,7 @@ func (p *pipeline) group(ctx context.Context) error {
 			return err
 		}
 		for i, piece := range j.pieces {
-			if err := g.add(ctx, j.ids[i], piece, j.file); err != nil {
+			if err := g.add(ctx, j.ids[i], piece); err != nil {
 				return err
 			}
 		}

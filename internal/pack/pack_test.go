@@ -59,6 +59,13 @@ func unpack(t *testing.T, x *ckm.Index, data []byte) []byte {
 	}
 	for _, s := range x.Segments() {
 		at := s.Offset
+		if s.Extents != nil {
+			p := raw[int(s.Chunk)]
+			for _, e := range s.Extents {
+				p = p[copy(image[e.Offset:e.Offset+e.Length], p):]
+			}
+			continue
+		}
 		for c := s.Chunk; c < s.Chunk+s.Count; c++ {
 			at += uint64(copy(image[at:], raw[int(c)]))
 		}

@@ -4,14 +4,16 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 
+	"prestage/ckm"
 	"prestage/internal/chunk"
 	"prestage/internal/disk"
 )
 
 // Zero bytes in runs of at least holeMin bytes, counted in whole blocks of the
-// file, are holes. Runs, not the source's own holes, decide: the same content
+// stream, are holes. Runs, not the source's own holes, decide: the same content
 // makes the same package whether or not it was stored sparsely.
 const (
 	block   = 4 << 10
@@ -22,38 +24,91 @@ var zeros [block]byte
 
 // piece is a chunk of the image before it has a number.
 type piece struct {
-	data   []byte // of the window's buffer
-	offset int64  // in the file
+	data    []byte       // of the window's buffer
+	file    uint32       // of the image
+	offset  int64        // in the file, if it lies there in one piece
+	extents []ckm.Extent // in the file, if not
 }
 
-// window is a part of a file with the pieces that begin and end in it.
+// window is a part of the image with the pieces that begin and end in it.
 type window struct {
-	file   uint32
 	buf    []byte
 	pieces []piece
 }
 
-// windowSize must hold a chunk of any size and an undecided run of zeros.
-const windowSize = 2 << 20
+// windowSize must hold a chunk of any size and an undecided run of zeros, after
+// what streams before have left there: a stream begins where that is certain.
+const (
+	windowSize = 2 << 20
+	windowRoom = 1 << 20
+)
 
-// scanner cuts one file into pieces and passes over its holes.
+// scanner cuts streams into pieces and passes over their holes.
 type scanner struct {
+	files []*disk.File
+	get   func() []byte                              // a buffer of windowSize bytes
+	emit  func(ctx context.Context, w *window) error // takes the window and its buffer
+	add   func(n int64)                              // bytes of the image passed
+
+	w    *window
+	used int // bytes of the window that are full
+
+	// Of the stream that is being cut:
 	f      *disk.File
 	number uint32
-	get    func() []byte                              // a buffer of windowSize bytes
-	emit   func(ctx context.Context, w *window) error // takes the window and its buffer
-	add    func(n int64)                              // bytes of the file passed
+	where  slicer
+	size   int64
 }
 
-// scan reads the whole file once, in order.
-func (s *scanner) scan(ctx context.Context) error {
+// scan reads all streams once, in order.
+func (s *scanner) scan(ctx context.Context, streams []stream) error {
+	s.w = &window{buf: s.get()}
+	for i := range streams {
+		st := &streams[i]
+		s.number, s.f = st.file, s.files[st.file]
+		err := s.dropZeros(st)
+		if err == nil {
+			err = s.stream(ctx, st)
+		}
+		if err != nil {
+			return fmt.Errorf("reading %q: %w", s.f.Path, err)
+		}
+	}
+	return s.emit(ctx, s.w)
+}
+
+// dropZeros leaves those parts out of joined ones that are zero, however short:
+// the ends of most files' last blocks, which nobody wants to hear of.
+func (s *scanner) dropZeros(st *stream) error {
+	if !st.joined {
+		return nil
+	}
+	kept := st.extents[:0]
+	p := make([]byte, restSmall)
+	for _, e := range st.extents {
+		if err := s.readAt(p[:e.Length], int64(e.Offset)); err != nil {
+			return err
+		}
+		if bytes.Count(p[:e.Length], zeros[:1]) == int(e.Length) {
+			s.add(int64(e.Length))
+			continue
+		}
+		kept = append(kept, e)
+	}
+	st.extents = kept
+	return nil
+}
+
+// stream reads a stream. Its places are counted from its own start, so that
+// what becomes of it depends on nothing else.
+func (s *scanner) stream(ctx context.Context, st *stream) error {
+	s.where, s.size = newSlicer(st), st.size()
 	var (
-		pos    int64 // offset of buf[0] in the file
-		have   int   // bytes of buf that are filled
+		pos    int64 // of what is not decided yet, which the window's last bytes are
+		have   int   // bytes of it
 		inHole bool  // the byte before pos belongs to a hole
-		buf    = s.get()
 	)
-	for pos < s.f.Size {
+	for pos < s.size {
 		if have == 0 {
 			next, err := s.skipHole(pos, inHole)
 			if err != nil {
@@ -65,26 +120,64 @@ func (s *scanner) scan(ctx context.Context) error {
 				continue
 			}
 		}
-		// The window ends where a block ends, so that no block is seen in halves.
-		want := int(min(windowSize-(pos+windowSize)%block, s.f.Size-pos))
-		if _, err := s.f.ReadAt(buf[have:want], pos+int64(have)); err != nil && !errors.Is(err, io.EOF) {
-			return err
-		} else if err != nil {
-			return s.shrunk()
+		if len(s.w.buf)-s.used+have < windowRoom {
+			if err := s.turn(ctx, have); err != nil {
+				return err
+			}
 		}
-		atEnd := pos+int64(want) == s.f.Size
-		w := &window{file: s.number, buf: buf}
+		begin := s.used - have
+		// What is looked at ends where a block ends, so that no block is seen in halves.
+		room := int64(len(s.w.buf) - begin)
+		want := int(min(room-(pos+room)%block, s.size-pos))
+		if err := s.read(s.w.buf[s.used:begin+want], pos+int64(have)); err != nil {
+			return err
+		}
+		atEnd := pos+int64(want) == s.size
 		var done int
-		done, inHole = s.cut(w, buf[:want], pos, atEnd, inHole)
-		next := s.get()
-		have = copy(next, buf[done:want])
+		done, inHole = s.cut(s.w.buf[begin:begin+want], pos, atEnd, inHole)
 		s.add(int64(done))
-		if err := s.emit(ctx, w); err != nil {
-			return err
+		s.used, have, pos = begin+want, want-done, pos+int64(done)
+		if !atEnd {
+			if err := s.turn(ctx, have); err != nil {
+				return err
+			}
 		}
-		buf, pos = next, pos+int64(done)
 	}
 	return nil
+}
+
+// turn takes a new window, into which the last bytes of the old one go along.
+func (s *scanner) turn(ctx context.Context, keep int) error {
+	next := &window{buf: s.get()}
+	copy(next.buf, s.w.buf[s.used-keep:s.used])
+	old := s.w
+	s.w, s.used = next, keep
+	return s.emit(ctx, old)
+}
+
+// read fills p with what is at pos of the stream.
+func (s *scanner) read(p []byte, pos int64) error {
+	for len(p) > 0 {
+		off, length := s.where.at(pos)
+		n := int(min(length, int64(len(p))))
+		if err := s.readAt(p[:n], off); err != nil {
+			return err
+		}
+		p, pos = p[n:], pos+int64(n)
+	}
+	return nil
+}
+
+// readAt fills p with what is at off of the image's file.
+func (s *scanner) readAt(p []byte, off int64) error {
+	n, err := s.f.ReadAt(p, off)
+	if n == len(p) {
+		return nil
+	}
+	if errors.Is(err, io.EOF) {
+		return s.shrunk()
+	}
+	return err
 }
 
 func (s *scanner) shrunk() error {
@@ -97,23 +190,28 @@ func (s *scanner) shrunk() error {
 // skipHole asks the file system where data goes on. A hole that it reports
 // counts when it continues one, or when it is long enough by our own rule.
 func (s *scanner) skipHole(pos int64, inHole bool) (int64, error) {
-	next, err := s.f.NextData(pos)
+	off, length := s.where.at(pos)
+	if !inHole && (pos%block != 0 || length < holeMin && pos+length < s.size) {
+		return pos, nil
+	}
+	next, err := s.f.NextData(off)
 	if err != nil {
 		return 0, err
 	}
-	if next < s.f.Size {
+	next = pos + min(next-off, length)
+	if next < s.size {
 		next = max(pos, next-next%block)
 	}
-	if !inHole && (pos%block != 0 || next-pos < holeMin) {
+	if !inHole && next-pos < holeMin {
 		return pos, nil
 	}
 	return next, nil
 }
 
-// cut appends the pieces of p, which stands at pos in the file, to w and
-// returns how many bytes of p are dealt with. What is left needs more of the
-// file to be decided.
-func (s *scanner) cut(w *window, p []byte, pos int64, atEnd, inHole bool) (done int, stillHole bool) {
+// cut appends the pieces of p, which stands at pos in the stream, to the window
+// and returns how many bytes of p are dealt with. What is left needs more of the
+// stream to be decided.
+func (s *scanner) cut(p []byte, pos int64, atEnd, inHole bool) (done int, stillHole bool) {
 	for done < len(p) {
 		if inHole {
 			end := zeroEnd(p, pos, done)
@@ -125,7 +223,8 @@ func (s *scanner) cut(w *window, p []byte, pos int64, atEnd, inHole bool) (done 
 		start, end, undecided := findHole(p, pos, done, atEnd)
 		for start-done >= chunk.Max || start > done && !undecided {
 			n := chunk.Cut(p[done:start])
-			w.pieces = append(w.pieces, piece{p[done : done+n : done+n], pos + int64(done)})
+			off, parts := s.where.extent(pos+int64(done), int64(n))
+			s.w.pieces = append(s.w.pieces, piece{p[done : done+n : done+n], s.number, off, parts})
 			done += n
 		}
 		if undecided {
