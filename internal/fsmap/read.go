@@ -1,0 +1,135 @@
+package fsmap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"prestage/internal/fsmap/ntfs"
+	"prestage/internal/fsmap/volume"
+)
+
+// Guest is a disk as the machine inside sees it.
+type Guest interface {
+	io.ReaderAt
+	Name() string // how people call it
+	Size() int64  // bytes
+	// Map calls yield with the parts of a range that lie in the image's files, in
+	// the order of the range.
+	Map(offset, length int64, yield func(Extent) error) error
+}
+
+// fileSystems are the kinds of file systems that are known.
+var fileSystems = []func(r io.ReaderAt, size int64) (volume.FileSystem, error){
+	open(ntfs.Open),
+}
+
+func open[F volume.FileSystem](f func(io.ReaderAt, int64) (F, error)) func(io.ReaderAt, int64) (volume.FileSystem, error) {
+	return func(r io.ReaderAt, size int64) (volume.FileSystem, error) {
+		v, err := f(r, size)
+		if err != nil {
+			return nil, err
+		}
+		return v, nil
+	}
+}
+
+// Read finds out what it can about the disks of an image. What it cannot, it
+// notes: that makes updates larger and loses nothing. It fails only when ctx
+// ends.
+func Read(ctx context.Context, guests []Guest) (*Map, error) {
+	m := &Map{}
+	for _, g := range guests {
+		r := reader{ctx: ctx, guest: g, m: m}
+		r.disk()
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// reader reads a disk.
+type reader struct {
+	ctx   context.Context
+	guest Guest
+	m     *Map
+}
+
+func (r *reader) note(what string, err error) {
+	r.m.Notes = append(r.m.Notes, fmt.Sprintf("%s: %s: %v", r.guest.Name(), what, err))
+}
+
+// span is a part of a disk as somebody sees it: a partition, or a logical
+// volume, which may consist of several parts.
+type span struct {
+	io.ReaderAt
+	size int64
+	// locate calls yield with the parts of the disk that a range lies in.
+	locate func(offset, length int64, yield func(offset, length int64) error) error
+}
+
+// slice is a part of the disk in one piece.
+func (r *reader) slice(offset, size int64) span {
+	return span{io.NewSectionReader(r.guest, offset, size), size, func(off, length int64, yield func(int64, int64) error) error {
+		return yield(offset+off, length)
+	}}
+}
+
+// volume reads what is in a volume, if it is a file system. What is found of one
+// that turns out to be damaged is forgotten.
+func (r *reader) volume(what string, s span) {
+	files, free := len(r.m.Files), len(r.m.Free)
+	err := r.fileSystem(s)
+	if err == nil {
+		return
+	}
+	clear(r.m.Files[files:])
+	r.m.Files, r.m.Free = r.m.Files[:files], r.m.Free[:free]
+	r.note(what, err)
+}
+
+func (r *reader) fileSystem(s span) error {
+	for _, open := range fileSystems {
+		v, err := open(s, s.size)
+		if errors.Is(err, volume.ErrUnknown) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		err = v.Files(r.ctx, func(f *volume.File) error {
+			to := File{Kind: f.Kind, Extents: make([]Extent, 0, len(f.Extents))}
+			for _, e := range f.Extents {
+				if err := r.place(s, e, &to.Extents); err != nil {
+					return err
+				}
+			}
+			r.m.Files = append(r.m.Files, to)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		return v.Free(r.ctx, func(e volume.Extent) error { return r.place(s, e, &r.m.Free) })
+	}
+	return fmt.Errorf("%w", volume.ErrUnknown)
+}
+
+// place appends where an extent of a volume lies in the image's files.
+func (r *reader) place(s span, e volume.Extent, to *[]Extent) error {
+	if e.Offset < 0 || e.Length <= 0 || e.Offset > s.size || e.Length > s.size-e.Offset {
+		return fmt.Errorf("%w: %d bytes at %d lie outside", volume.ErrDamaged, e.Length, e.Offset)
+	}
+	return s.locate(e.Offset, e.Length, func(off, length int64) error {
+		return r.guest.Map(off, length, func(x Extent) error {
+			if n := len(*to); n > 0 && (*to)[n-1].File == x.File && (*to)[n-1].End() == x.Offset {
+				(*to)[n-1].Length += x.Length
+			} else {
+				*to = append(*to, x)
+			}
+			return nil
+		})
+	})
+}
