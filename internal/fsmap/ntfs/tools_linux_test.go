@@ -141,7 +141,12 @@ func (s system) dataRuns(t testing.TB, number uint64) (lists [][]mapped) {
 		if _, err := fmt.Sscan(line, &p.virtual, &p.cluster, &p.length); err != nil {
 			t.Fatalf("ntfscluster says %q", line)
 		}
-		lists[len(lists)-1] = append(lists[len(lists)-1], p)
+		// It shows each part of an attribute by itself, neighbours not joined.
+		n := len(lists) - 1
+		if p.virtual > 0 && len(lists[n]) == 0 {
+			lists, n = lists[:n], n-1
+		}
+		lists[n] = append(lists[n], p)
 	}
 	return lists
 }
