@@ -28,6 +28,7 @@ var allowed = map[string][]string{
 	"internal/disk":     {"ckm"},
 	// A file system knows nothing of what it is read for.
 	"internal/fsmap/volume": {},
+	"internal/fsmap/ntfs":   {"internal/fsmap/volume"},
 	"internal/pack":         {"ckm", "internal/chunk", "internal/disk", "internal/progress"},
 	"internal/repo":         {"ckm", "internal/durable"},
 	"internal/assemble":     {"ckm", "internal/disk", "internal/durable", "internal/progress", "internal/repo"},
