@@ -28,8 +28,10 @@ var allowed = map[string][]string{
 	"internal/disk":     {"ckm"},
 	// A file system knows nothing of what it is read for.
 	"internal/fsmap/volume": {},
+	"internal/fsmap/ext":    {"internal/fsmap/volume"},
+	"internal/fsmap":        {"internal/disk", "internal/fsmap/ext", "internal/fsmap/ntfs", "internal/fsmap/volume"},
 	"internal/fsmap/ntfs":   {"internal/fsmap/volume"},
-	"internal/pack":         {"ckm", "internal/chunk", "internal/disk", "internal/progress"},
+	"internal/pack":         {"ckm", "internal/chunk", "internal/disk", "internal/fsmap", "internal/fsmap/volume", "internal/progress"},
 	"internal/repo":         {"ckm", "internal/durable"},
 	"internal/assemble":     {"ckm", "internal/disk", "internal/durable", "internal/progress", "internal/repo"},
 	"internal/verify":       {"ckm", "internal/assemble", "internal/durable", "internal/progress", "internal/repo"},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"prestage/internal/fsmap/ext"
 	"prestage/internal/fsmap/ntfs"
 	"prestage/internal/fsmap/volume"
 )
@@ -21,19 +22,7 @@ type Guest interface {
 }
 
 // fileSystems are the kinds of file systems that are known.
-var fileSystems = []func(r io.ReaderAt, size int64) (volume.FileSystem, error){
-	open(ntfs.Open),
-}
-
-func open[F volume.FileSystem](f func(io.ReaderAt, int64) (F, error)) func(io.ReaderAt, int64) (volume.FileSystem, error) {
-	return func(r io.ReaderAt, size int64) (volume.FileSystem, error) {
-		v, err := f(r, size)
-		if err != nil {
-			return nil, err
-		}
-		return v, nil
-	}
-}
+var fileSystems = []func(r io.ReaderAt, size int64) (volume.FileSystem, error){ext.Open, ntfs.Open}
 
 // Read finds out what it can about the disks of an image. What it cannot, it
 // notes: that makes updates larger and loses nothing. It fails only when ctx
@@ -56,6 +45,9 @@ type reader struct {
 	guest Guest
 	m     *Map
 }
+
+// disk reads a disk, which is a volume as a whole. Partitions are not known yet.
+func (r *reader) disk() { r.volume("the disk", r.slice(0, r.guest.Size())) }
 
 func (r *reader) note(what string, err error) {
 	r.m.Notes = append(r.m.Notes, fmt.Sprintf("%s: %s: %v", r.guest.Name(), what, err))

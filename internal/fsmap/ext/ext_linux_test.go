@@ -233,11 +233,15 @@ func TestRefused(t *testing.T) {
 		want   error
 		says   string
 	}{
-		"journal":  {func(t *testing.T, image string) { run(t, "debugfs", "-w", "-R", "feature needs_recovery", image) }, volume.ErrRefused, "was not unmounted"},
-		"errors":   {func(t *testing.T, image string) { run(t, "debugfs", "-w", "-R", "ssv state 2", image) }, volume.ErrRefused, "unmounted"},
-		"unknown":  {func(t *testing.T, image string) { run(t, "debugfs", "-w", "-R", "feature FEATURE_I30", image) }, volume.ErrRefused, "not known here"},
-		"checksum": {func(t *testing.T, image string) { run(t, "dd", "if=/dev/urandom", "of="+image, "bs=1", "count=4", "seek=1100", "conv=notrunc") }, nil, ""},
-		"none":     {func(t *testing.T, image string) { run(t, "dd", "if=/dev/zero", "of="+image, "bs=4k", "count=1", "conv=notrunc") }, volume.ErrUnknown, ""},
+		"journal": {func(t *testing.T, image string) { run(t, "debugfs", "-w", "-R", "feature needs_recovery", image) }, volume.ErrRefused, "was not unmounted"},
+		"errors":  {func(t *testing.T, image string) { run(t, "debugfs", "-w", "-R", "ssv state 2", image) }, volume.ErrRefused, "unmounted"},
+		"unknown": {func(t *testing.T, image string) { run(t, "debugfs", "-w", "-R", "feature FEATURE_I30", image) }, volume.ErrRefused, "not known here"},
+		"checksum": {func(t *testing.T, image string) {
+			run(t, "dd", "if=/dev/urandom", "of="+image, "bs=1", "count=4", "seek=1100", "conv=notrunc")
+		}, nil, ""},
+		"none": {func(t *testing.T, image string) {
+			run(t, "dd", "if=/dev/zero", "of="+image, "bs=4k", "count=1", "conv=notrunc")
+		}, volume.ErrUnknown, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			image := makeImage(t, 8<<20)
