@@ -1,13 +1,17 @@
 package fsmap
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 
 	"prestage/internal/fsmap/ext"
 	"prestage/internal/fsmap/ntfs"
+	"prestage/internal/fsmap/part"
 	"prestage/internal/fsmap/volume"
 )
 
@@ -22,7 +26,10 @@ type Guest interface {
 }
 
 // fileSystems are the kinds of file systems that are known.
-var fileSystems = []func(r io.ReaderAt, size int64) (volume.FileSystem, error){ext.Open, ntfs.Open}
+var fileSystems = []struct {
+	name string
+	open func(r io.ReaderAt, size int64) (volume.FileSystem, error)
+}{{"ext4", ext.Open}, {"NTFS", ntfs.Open}}
 
 // Read finds out what it can about the disks of an image. What it cannot, it
 // notes: that makes updates larger and loses nothing. It fails only when ctx
@@ -46,8 +53,22 @@ type reader struct {
 	m     *Map
 }
 
-// disk reads a disk, which is a volume as a whole. Partitions are not known yet.
-func (r *reader) disk() { r.volume("the disk", r.slice(0, r.guest.Size())) }
+// disk reads a disk: its partitions, or what it is as a whole. If it looks like
+// both, an old file system's traces are still there, and the table is right: who
+// makes a file system on a whole disk wipes the table.
+func (r *reader) disk() {
+	whole := r.slice(0, r.guest.Size())
+	partitions, err := part.Read(r.guest, r.guest.Size())
+	switch {
+	case errors.Is(err, volume.ErrUnknown):
+		r.volume("the disk", whole)
+	case err != nil:
+		r.note("the disk", err)
+	}
+	for _, p := range partitions {
+		r.volume(fmt.Sprintf("partition %d", p.Number), r.slice(p.Offset, p.Length))
+	}
+}
 
 func (r *reader) note(what string, err error) {
 	r.m.Notes = append(r.m.Notes, fmt.Sprintf("%s: %s: %v", r.guest.Name(), what, err))
@@ -82,31 +103,69 @@ func (r *reader) volume(what string, s span) {
 	r.note(what, err)
 }
 
+// fileSystem reads the file system in a volume. Traces of an earlier one must not
+// be taken for it, so what is two kinds at once is neither.
 func (r *reader) fileSystem(s span) error {
-	for _, open := range fileSystems {
-		v, err := open(s, s.size)
+	if ok, err := r.swap(s); ok || err != nil {
+		return err
+	}
+	if name, err := opaque(s, s.size); name != "" || err != nil {
+		return cmp.Or(err, fmt.Errorf("%s is kept as it is", name))
+	}
+	var found []volume.FileSystem
+	var names []string
+	var failed error
+	for _, k := range fileSystems {
+		v, err := k.open(s, s.size)
 		if errors.Is(err, volume.ErrUnknown) {
 			continue
 		}
+		names = append(names, k.name)
 		if err != nil {
-			return err
+			failed = cmp.Or(failed, err)
+		} else {
+			found = append(found, v)
 		}
-		err = v.Files(r.ctx, func(f *volume.File) error {
-			to := File{Kind: f.Kind, Extents: make([]Extent, 0, len(f.Extents))}
-			for _, e := range f.Extents {
-				if err := r.place(s, e, &to.Extents); err != nil {
-					return err
-				}
-			}
-			r.m.Files = append(r.m.Files, to)
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		return v.Free(r.ctx, func(e volume.Extent) error { return r.place(s, e, &r.m.Free) })
 	}
-	return fmt.Errorf("%w", volume.ErrUnknown)
+	switch {
+	case len(names) > 1:
+		return fmt.Errorf("%w: it looks like %s", volume.ErrRefused, strings.Join(names, " and like "))
+	case failed != nil:
+		return failed
+	case len(found) == 0:
+		return r.unknown(s)
+	}
+	return r.read(s, found[0])
+}
+
+// unknown says what is known of a volume without a file system: nothing is lost
+// by not knowing one that is all zeros, and that is no news.
+func (r *reader) unknown(s span) error {
+	head := make([]byte, min(s.size, 64<<10))
+	if _, err := s.ReadAt(head, 0); err != nil && err != io.EOF {
+		return err
+	}
+	if !slices.ContainsFunc(head, func(b byte) bool { return b != 0 }) {
+		return nil
+	}
+	return fmt.Errorf("no file system that is known here")
+}
+
+func (r *reader) read(s span, v volume.FileSystem) error {
+	err := v.Files(r.ctx, func(f *volume.File) error {
+		to := File{Kind: f.Kind, Extents: make([]Extent, 0, len(f.Extents))}
+		for _, e := range f.Extents {
+			if err := r.place(s, e, &to.Extents); err != nil {
+				return err
+			}
+		}
+		r.m.Files = append(r.m.Files, to)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return v.Free(r.ctx, func(e volume.Extent) error { return r.place(s, e, &r.m.Free) })
 }
 
 // place appends where an extent of a volume lies in the image's files.

@@ -45,7 +45,11 @@ func (g *grouper) add(ctx context.Context, id ckm.ID, p piece) error {
 	if g.frame == nil {
 		f := g.frameJobs.Get().(*frameJob)
 		f.raw, f.ids, f.lengths, f.ready = f.raw[:0], f.ids[:0], f.lengths[:0], make(chan struct{})
+		clear(f.uses)
 		g.frame, g.known = f, known
+	}
+	if p.use != inUse {
+		g.frame.uses[p.use] += len(p.data)
 	}
 	g.frame.raw = append(g.frame.raw, p.data...)
 	g.frame.ids = append(g.frame.ids, id)

@@ -15,6 +15,7 @@ import (
 	"prestage/internal/chunk"
 	"prestage/internal/disk"
 	"prestage/internal/fsmap"
+	"prestage/internal/fsmap/volume"
 	"prestage/internal/progress"
 )
 
@@ -31,6 +32,16 @@ type Options struct {
 	Map     *fsmap.Map
 	Discard Discard
 	Meter   progress.Meter
+	// Kept, if it is not nil, is filled with what could have been discarded and
+	// was not.
+	Kept *Kept
+}
+
+// Kept says how many bytes of a package, about, hold what the machine inside
+// does not need: of frames that hold other things too, a share.
+type Kept struct {
+	Free  int64
+	Files map[volume.Kind]int64
 }
 
 // Write packs the files into w, which takes the CKM, and returns the index.
@@ -65,6 +76,9 @@ func Write(ctx context.Context, w io.Writer, files []*disk.File, o Options) (*ck
 	if err := cw.Finish(); err != nil {
 		return nil, err
 	}
+	if o.Kept != nil {
+		*o.Kept = p.kept
+	}
 	return x, nil
 }
 
@@ -82,6 +96,8 @@ type pipeline struct {
 	toCompress, toWrite chan *frameJob // likewise
 	windowBufs          sync.Pool
 	frameJobs           sync.Pool
+
+	kept Kept
 }
 
 type hashJob struct {
@@ -95,6 +111,7 @@ type frameJob struct {
 	stored  []byte
 	ids     []ckm.ID
 	lengths []int
+	uses    map[use]int // raw bytes of what could be discarded
 	ready   chan struct{}
 }
 
@@ -102,9 +119,10 @@ func newPipeline(x *ckm.Index, cw *ckm.Writer, o Options) *pipeline {
 	n := runtime.GOMAXPROCS(0)
 	p := &pipeline{x: x, cw: cw, o: o, workers: n,
 		toHash: make(chan *hashJob, n), windows: make(chan *hashJob, 2*n),
+		kept:       Kept{Files: make(map[volume.Kind]int64)},
 		toCompress: make(chan *frameJob, 2*n), toWrite: make(chan *frameJob, 8*n)}
 	p.windowBufs.New = func() any { b := make([]byte, windowSize); return &b }
-	p.frameJobs.New = func() any { return &frameJob{raw: make([]byte, 0, frameLimit)} }
+	p.frameJobs.New = func() any { return &frameJob{raw: make([]byte, 0, frameLimit), uses: make(map[use]int)} }
 	return p
 }
 
@@ -201,6 +219,14 @@ func (p *pipeline) write(ctx context.Context) error {
 		}
 		if err := p.cw.WriteFrame(j.stored, ckm.CodecZstd, j.ids, j.lengths); err != nil {
 			return err
+		}
+		for u, raw := range j.uses {
+			stored := int64(len(j.stored)) * int64(raw) / int64(len(j.raw))
+			if u == free {
+				p.kept.Free += stored
+			} else {
+				p.kept.Files[volume.Kind(u-fileUse)] += stored
+			}
 		}
 		p.frameJobs.Put(j)
 	}

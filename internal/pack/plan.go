@@ -19,6 +19,24 @@ type stream struct {
 	file    uint32 // of the image
 	extents []ckm.Extent
 	joined  bool // small parts that have nothing to do with one another
+	use     use
+}
+
+// use is what bytes of the image are for.
+type use int
+
+// Uses. Those of files are after the last.
+const (
+	inUse use = iota
+	free
+	fileUse // and the file's kind
+)
+
+func useOf(k volume.Kind) use {
+	if k == volume.Ordinary {
+		return inUse
+	}
+	return fileUse + use(k)
 }
 
 func (s *stream) size() (n int64) {
@@ -55,7 +73,7 @@ func plan(files []*disk.File, m *fsmap.Map, discard Discard) []stream {
 		if discard.Files[f.Kind] {
 			continue
 		}
-		streams = appendFile(streams, files, f.Extents)
+		streams = appendFile(streams, files, f.Extents, useOf(f.Kind))
 	}
 	streams = withoutOverlaps(streams)
 	parts := 0
@@ -69,26 +87,32 @@ func plan(files []*disk.File, m *fsmap.Map, discard Discard) []stream {
 	for _, s := range streams {
 		taken[s.file] = append(taken[s.file], s.extents...)
 	}
-	var away []fsmap.Extent
-	if discard.Free {
-		away = append(away, m.Free...)
-	}
-	for _, f := range m.Files {
-		if discard.Files[f.Kind] {
-			away = append(away, f.Extents...)
+	unused := make([][]ckm.Extent, len(files))
+	away := make([][]ckm.Extent, len(files))
+	add := func(to [][]ckm.Extent, list []fsmap.Extent) {
+		for _, e := range list {
+			if isInside(files, e) {
+				to[e.File] = append(to[e.File], ckm.Extent{Offset: uint64(e.Offset), Length: uint64(e.Length)})
+			}
 		}
 	}
-	// What a file claims is kept, whatever else is said of it.
-	unused := make([][]ckm.Extent, len(files))
-	for _, e := range away {
-		if isInside(files, e) {
-			unused[e.File] = append(unused[e.File], ckm.Extent{Offset: uint64(e.Offset), Length: uint64(e.Length)})
+	add(unused, m.Free)
+	for _, f := range m.Files {
+		if discard.Files[f.Kind] {
+			add(away, f.Extents)
 		}
 	}
 	for i, f := range files {
 		byOffset(taken[i])
 		byOffset(unused[i])
-		streams = appendRest(streams, uint32(i), uint64(f.Size), gaps(gapsOf(taken[i], uint64(f.Size)), unused[i]))
+		byOffset(away[i])
+		// What a file claims is kept, whatever else is said of it.
+		rest := gaps(gapsOf(taken[i], uint64(f.Size)), away[i])
+		used := gaps(rest, unused[i])
+		streams = appendRest(streams, uint32(i), uint64(f.Size), used, inUse)
+		if !discard.Free {
+			streams = appendRest(streams, uint32(i), uint64(f.Size), gaps(rest, used), free)
+		}
 	}
 	slices.SortFunc(streams, func(a, b stream) int {
 		return cmp.Or(cmp.Compare(a.file, b.file), cmp.Compare(a.extents[0].Offset, b.extents[0].Offset))
@@ -102,7 +126,7 @@ func isInside(files []*disk.File, e fsmap.Extent) bool {
 
 // appendFile adds the streams of a file: one, unless it lies in several files of
 // the image. What does not lie in the image at all is nobody's.
-func appendFile(streams []stream, files []*disk.File, extents []fsmap.Extent) []stream {
+func appendFile(streams []stream, files []*disk.File, extents []fsmap.Extent, u use) []stream {
 	begin := len(streams)
 	for i, e := range extents {
 		if !isInside(files, e) || e.Length < partMin && i < len(extents)-1 {
@@ -112,7 +136,7 @@ func appendFile(streams []stream, files []*disk.File, extents []fsmap.Extent) []
 		if n := len(streams); n > begin && streams[n-1].file == e.File {
 			streams[n-1].extents = append(streams[n-1].extents, x)
 		} else {
-			streams = append(streams, stream{file: e.File, extents: []ckm.Extent{x}})
+			streams = append(streams, stream{file: e.File, extents: []ckm.Extent{x}, use: u})
 		}
 	}
 	return streams
@@ -194,19 +218,19 @@ func gaps(parts, extents []ckm.Extent) (out []ckm.Extent) {
 }
 
 // appendRest adds streams of what no file claims of one that has size bytes.
-func appendRest(streams []stream, file uint32, size uint64, rest []ckm.Extent) []stream {
+func appendRest(streams []stream, file uint32, size uint64, rest []ckm.Extent, u use) []stream {
 	var joined []ckm.Extent
 	var bytes uint64
 	flush := func() {
 		if len(joined) > 0 {
-			streams = append(streams, stream{file, joined, true})
+			streams = append(streams, stream{file, joined, true, u})
 			joined, bytes = nil, 0
 		}
 	}
 	for _, e := range rest {
 		if e.Length >= restSmall || e.Length == size {
 			flush()
-			streams = append(streams, stream{file: file, extents: []ckm.Extent{e}})
+			streams = append(streams, stream{file: file, extents: []ckm.Extent{e}, use: u})
 			continue
 		}
 		if bytes+e.Length > restJoined || len(joined) == restParts {

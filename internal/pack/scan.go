@@ -28,6 +28,7 @@ type piece struct {
 	file    uint32       // of the image
 	offset  int64        // in the file, if it lies there in one piece
 	extents []ckm.Extent // in the file, if not
+	use     use
 }
 
 // window is a part of the image with the pieces that begin and end in it.
@@ -58,6 +59,7 @@ type scanner struct {
 	number uint32
 	where  slicer
 	size   int64
+	use    use
 }
 
 // scan reads all streams once, in order.
@@ -102,7 +104,7 @@ func (s *scanner) dropZeros(st *stream) error {
 // stream reads a stream. Its places are counted from its own start, so that
 // what becomes of it depends on nothing else.
 func (s *scanner) stream(ctx context.Context, st *stream) error {
-	s.where, s.size = newSlicer(st), st.size()
+	s.where, s.size, s.use = newSlicer(st), st.size(), st.use
 	var (
 		pos    int64 // of what is not decided yet, which the window's last bytes are
 		have   int   // bytes of it
@@ -224,7 +226,7 @@ func (s *scanner) cut(p []byte, pos int64, atEnd, inHole bool) (done int, stillH
 		for start-done >= chunk.Max || start > done && !undecided {
 			n := chunk.Cut(p[done:start])
 			off, parts := s.where.extent(pos+int64(done), int64(n))
-			s.w.pieces = append(s.w.pieces, piece{p[done : done+n : done+n], s.number, off, parts})
+			s.w.pieces = append(s.w.pieces, piece{p[done : done+n : done+n], s.number, off, parts, s.use})
 			done += n
 		}
 		if undecided {

@@ -49,7 +49,7 @@ func (in *inode) fileKind() volume.Kind {
 	switch {
 	case in.directory:
 	case in.isRootFile("pagefile.sys"), in.isRootFile("swapfile.sys"):
-		return volume.Swap
+		return volume.PageFile
 	case in.isRootFile("hiberfil.sys"):
 		return volume.Hibernation
 	}

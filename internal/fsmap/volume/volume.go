@@ -29,11 +29,13 @@ func (e Extent) End() int64 { return e.Offset + e.Length }
 // Kind is what a file is for.
 type Kind int
 
-// Kinds of files.
+// Kinds of files. But for ordinary ones, their content is worth nothing once the
+// machine was shut down.
 const (
 	Ordinary    Kind = iota
-	Swap             // pagefile.sys and the like: nothing that outlives a shutdown
-	Hibernation      // hiberfil.sys
+	Swap             // Linux's swap space, behind its header
+	PageFile         // pagefile.sys and swapfile.sys
+	Hibernation      // hiberfil.sys, when the machine is not hibernated
 )
 
 // File is a file's content as it lies on the volume.
