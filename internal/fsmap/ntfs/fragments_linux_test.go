@@ -1,6 +1,7 @@
 package ntfs
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"os"
@@ -59,7 +60,7 @@ func TestFragmentedFiles(t *testing.T) {
 	for _, c := range []struct {
 		cluster int
 		size    int64
-	}{{512, 24 << 20}, {4096, 96 << 20}} {
+	}{{512, 32 << 20}, {4096, 96 << 20}} {
 		t.Run(fmt.Sprint(c.cluster), func(t *testing.T) {
 			s := mkntfs(t, c.size, "-c", fmt.Sprint(c.cluster))
 			wrote := newContents()
@@ -74,7 +75,7 @@ func TestFragmentedFiles(t *testing.T) {
 					}
 					open[path] = f
 				}
-				for i := range 900 {
+				for i := range 1100 {
 					for path, f := range open {
 						p := testenv.Random(byte(i), 3*c.cluster)
 						if _, err := f.Write(p); err != nil {
@@ -91,21 +92,16 @@ func TestFragmentedFiles(t *testing.T) {
 			v, _ := s.open(t)
 			id := names(t, v)["big"]
 			compareAll(t, s, list, id, names(t, v)["other"])
-			in, err := v.inode(int64(id))
-			if err != nil {
-				t.Fatal(err)
-			}
 			for _, f := range list {
 				if f.ID != id {
 					continue
 				}
-				t.Logf("it is in %d pieces, %d bytes of runs at least", len(f.Extents), 3*len(f.Extents))
-				if 3*len(f.Extents) < 4096 {
-					t.Errorf("only %d pieces", len(f.Extents))
+				// A run takes three bytes or more, and these are of one attribute.
+				records := s.dataRecords(t, id)
+				t.Logf("it is in %d pieces, %d bytes of runs at least, in %d records", len(f.Extents), 3*len(f.Extents), len(records))
+				if 3*len(f.Extents) < 4096 || len(records) < 4 {
+					t.Errorf("only %d pieces in %d records", len(f.Extents), len(records))
 				}
-			}
-			if in.record == nil {
-				t.Error("it has no attribute list")
 			}
 		})
 	}
@@ -130,23 +126,29 @@ func compareAll(t *testing.T, s system, list []*volume.File, ids ...uint64) {
 // it needs an attribute list of its own.
 func TestFragmentedTable(t *testing.T) {
 	testenv.NeedTime(t)
-	s := mkntfs(t, 16<<20, "-c", "512")
+	s := mkntfs(t, 64<<20, "-c", "512")
 	wrote := newContents()
 	holed(t, s, wrote, 1024)
 	s.mounted(t, "", func(dir string) {
-		for i := range 1500 {
-			wrote.write(t, dir, fmt.Sprintf("new/%04d", i%50)+fmt.Sprintf("/%d", i), testenv.Text(byte(i), 300))
+		// Up to where ntfs-3g finds no more room for the table.
+		for i := 0; ; i++ {
+			path := fmt.Sprintf("new%d", i)
+			data := testenv.Text(byte(i), 300)
+			if err := os.WriteFile(filepath.Join(dir, path), data, 0o644); err != nil {
+				if os.Remove(filepath.Join(dir, path)) != nil {
+					wrote.plain[path] = nil
+				}
+				break
+			}
+			wrote.plain[path] = data
 		}
 	})
 	compare(t, s, wrote, 20)
 	v, _ := s.open(t)
-	mft, err := v.inode(recordMFT)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("the file table is in %d pieces", len(v.mft.runs))
-	if len(v.mft.runs) < 600 || mft.record == nil {
-		t.Errorf("the file table is in %d pieces, and has no attribute list", len(v.mft.runs))
+	records := s.dataRecords(t, recordMFT)
+	t.Logf("the file table is in %d pieces, described in records %v", len(v.mft.runs), records)
+	if len(v.mft.runs) < 100 || len(records) < 2 {
+		t.Errorf("the file table is in %d pieces, described in %d records", len(v.mft.runs), len(records))
 	}
 	// Its own run list is what ntfscluster sees.
 	var got []mapped
@@ -155,6 +157,93 @@ func TestFragmentedTable(t *testing.T) {
 	}
 	if want := s.dataRuns(t, recordMFT); len(want) != 1 || fmt.Sprint(got) != fmt.Sprint(want[0]) {
 		t.Errorf("the file table is at %v, should be %v", got, want)
+	}
+
+	all := files(t, v)
+	moveTablePart(t, s, v)
+	moved, _ := s.open(t)
+	if !slices.Equal(moved.mft.runs, v.mft.runs) {
+		t.Errorf("with a record moved, the file table is at %v, should be %v", moved.mft.runs, v.mft.runs)
+	}
+	if got := files(t, moved); len(got) != len(all) {
+		t.Errorf("with a record moved, there are %d files, should be %d", len(got), len(all))
+	}
+}
+
+// moveTablePart moves the record that describes the last part of the file table
+// into a part that another such record describes, as Windows may have it:
+// ntfs-3g keeps all of them at the start. What was in the record it moves to is
+// lost.
+func moveTablePart(t *testing.T, s system, v *fileSystem) {
+	t.Helper()
+	f, err := os.OpenFile(s.image, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	base := make([]byte, v.geometry.record)
+	h, err := v.readRecord(recordMFT, base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list attribute
+	if err := h.eachAttribute(func(p []byte) error {
+		if le.Uint32(p) == typeList {
+			list, err = parseAttribute(p, v.geometry.clusters, nil)
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	content := make([]byte, list.size)
+	if err := v.content(&list, content, 0); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := parseList(content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries = slices.DeleteFunc(entries, func(e listed) bool { return e.kind != typeData })
+	last := entries[len(entries)-1]
+	// Any in the second part.
+	to := entries[1].first*v.geometry.cluster/v.geometry.record + 1
+	at := func(number int64) int64 {
+		for _, r := range v.mft.runs {
+			if skip := number*v.geometry.record - r.virtual*v.geometry.cluster; skip >= 0 && skip < r.length*v.geometry.cluster {
+				return r.cluster*v.geometry.cluster + skip
+			}
+		}
+		t.Fatalf("no record %d", number)
+		return 0
+	}
+	record := make([]byte, v.geometry.record)
+	if _, err := f.ReadAt(record, at(last.record)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt(make([]byte, len(record)), at(last.record)); err != nil {
+		t.Fatal(err)
+	}
+	le.PutUint32(record[0x2C:], uint32(to))
+	if _, err := f.WriteAt(record, at(to)); err != nil {
+		t.Fatal(err)
+	}
+	old, now := make([]byte, 8), make([]byte, 8)
+	le.PutUint64(old, uint64(last.record)|uint64(last.sequence)<<48)
+	le.PutUint64(now, uint64(to)|uint64(last.sequence)<<48)
+	i := bytes.LastIndex(content, old)
+	if i < 0 || list.resident || len(list.runs) != 1 {
+		t.Fatalf("no reference to record %d in the list", last.record)
+	}
+	if _, err := f.WriteAt(now, list.runs[0].cluster*v.geometry.cluster+int64(i)); err != nil {
+		t.Fatal(err)
+	}
+	// The bitmap has the old record no more.
+	if _, err := f.ReadAt(old[:1], v.inUse.runs[0].cluster*v.geometry.cluster+last.record/8); err != nil {
+		t.Fatal(err)
+	}
+	old[0] &^= 1 << (last.record % 8)
+	if _, err := f.WriteAt(old[:1], v.inUse.runs[0].cluster*v.geometry.cluster+last.record/8); err != nil {
+		t.Fatal(err)
 	}
 }
 

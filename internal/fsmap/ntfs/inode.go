@@ -24,6 +24,7 @@ type inode struct {
 	sequence   uint16
 	directory  bool
 	attributes []attribute
+	further    int64 // records that were read besides, and what was as large
 
 	runs   []run  // room for the runs of what is in the base record
 	record []byte // another record of the same file
@@ -32,7 +33,7 @@ type inode struct {
 // load reads the file that has the base record h.
 func (in *inode) load(number int64, h header) error {
 	in.number, in.sequence, in.directory = number, h.sequence, h.directory
-	in.attributes, in.runs = in.attributes[:0], in.runs[:0]
+	in.attributes, in.runs, in.further = in.attributes[:0], in.runs[:0], 0
 	if err := in.collect(h); err != nil {
 		return fmt.Errorf("NTFS file record %d: %w", number, err)
 	}
@@ -149,6 +150,7 @@ func (in *inode) collectListed(h header, list *attribute) error {
 	if err != nil {
 		return err
 	}
+	in.further += list.size / in.fs.geometry.record
 	slices.SortFunc(entries, func(a, b listed) int {
 		return cmp.Or(cmp.Compare(a.record, b.record), cmp.Compare(a.instance, b.instance))
 	})
@@ -187,6 +189,7 @@ func (in *inode) extension(number int64) (header, error) {
 	if in.record == nil {
 		in.record = make([]byte, in.fs.geometry.record)
 	}
+	in.further++
 	h, err := in.fs.readRecord(number, in.record)
 	if err != nil {
 		return h, fmt.Errorf("goes on in record %d: %w", number, err)

@@ -12,8 +12,13 @@ import (
 const nameDOS = 2
 
 const (
-	mostDepth   = 512  // of folders; a path that Windows can open has fewer
-	mostFolders = 8192 // that are kept
+	mostDepth   = 512   // of folders; more are not looked at
+	mostSystem  = 8     // of folders in $Extend; Windows has 3
+	mostPath    = 32767 // bytes; what Windows can open has fewer characters
+	mostFolders = 8192  // that are kept
+	// How often, for each record of the file table, a record may be read to find
+	// out about folders. Honest ones lie in the order in which they are needed.
+	mostLookups = 16
 )
 
 // link is a name of a file, and the folder that it is in.
@@ -50,10 +55,12 @@ type folder struct {
 	ok       bool // it is a directory and has a name
 }
 
-// folders finds directories. It keeps those it was asked for last.
+// folders finds directories. It keeps those it was asked for last. After too
+// many lookups it knows of none.
 type folders struct {
-	fs   *fileSystem
-	kept map[int64]folder
+	fs      *fileSystem
+	kept    map[int64]folder
+	lookups int64
 }
 
 // get returns the directory with that reference; it is not ok if there is none.
@@ -75,9 +82,11 @@ func (f *folders) get(ref uint64) (folder, error) {
 }
 
 func (f *folders) read(number int64) (d folder, err error) {
-	if number >= f.fs.mft.initialized/f.fs.geometry.record {
+	records := f.fs.mft.initialized / f.fs.geometry.record
+	if number >= records || f.lookups > mostLookups*records {
 		return d, nil
 	}
+	f.lookups++
 	h, err := f.fs.readRecord(number, make([]byte, f.fs.geometry.record))
 	if err != nil || !h.used || h.base != 0 || !h.directory {
 		return d, nil // not a directory, so that it is nobody's parent
@@ -86,6 +95,7 @@ func (f *folders) read(number int64) (d folder, err error) {
 	if err := in.load(number, h); err != nil {
 		return d, err
 	}
+	f.lookups += in.further
 	d.sequence = h.sequence
 	for l := range in.links() {
 		if !d.ok || l.space != nameDOS {
@@ -98,12 +108,12 @@ func (f *folders) read(number int64) (d folder, err error) {
 	return d, nil
 }
 
-// isSystem tells whether a file is the file system's own: it lies in $Extend, at
-// whatever depth.
+// isSystem tells whether a file is the file system's own: it lies in $Extend, or
+// in a folder there.
 func (f *folders) isSystem(in *inode) (bool, error) {
 	for l := range in.links() {
 		ref := l.parent
-		for range mostDepth {
+		for range mostSystem {
 			if number, _ := reference(ref); number < firstUser {
 				if number != recordRoot {
 					return true, nil
@@ -127,15 +137,21 @@ func (f *folders) isSystem(in *inode) (bool, error) {
 // the root.
 func (f *folders) path(l link) (path string, ok bool, err error) {
 	elements := []string{element(l.name)}
-	ref := l.parent
+	ref, length := l.parent, len(elements[0])
 	for range mostDepth {
 		if number, _ := reference(ref); number < firstUser {
+			if number != recordRoot {
+				break
+			}
 			slices.Reverse(elements)
-			return strings.Join(elements, "/"), number == recordRoot, nil
+			return strings.Join(elements, "/"), true, nil
 		}
 		d, err := f.get(ref)
 		if err != nil || !d.ok {
 			return "", false, err
+		}
+		if length += 1 + len(d.name); length > mostPath {
+			break
 		}
 		elements = append(elements, d.name)
 		ref = d.parent

@@ -16,6 +16,10 @@ const (
 const (
 	logHead = 128 << 10 // of the log, in which both of its restart pages are
 
+	// hiberfil.sys is larger, but on a volume without the system. There a small
+	// one says that the system elsewhere sleeps with this volume open.
+	leastHibernation = 4096
+
 	noClient = 0xFFFF
 	logClean = 0x0002 // flag of a restart area
 )
@@ -147,7 +151,10 @@ func (fs *fileSystem) checkHibernation(records []int64) error {
 			return err
 		}
 		file := in.find(typeData, "")
-		if file == nil || file.initialized < 4 || !file.resident && (len(file.runs) == 0 || file.runs[0].virtual > 0) {
+		if file == nil || file.size < leastHibernation {
+			return refuse("it belongs to a hibernated Windows on another volume (fast startup does that too): %s", shutDown)
+		}
+		if file.initialized < 4 || !file.resident && (len(file.runs) == 0 || file.runs[0].virtual > 0) {
 			continue // nothing is in it
 		}
 		if file.flags&(flagCompressed|flagEncrypted) != 0 {

@@ -117,8 +117,11 @@ func (s system) mounted(t testing.TB, options string, do func(dir string)) {
 	}
 }
 
-// mapped is a line of a run list: LCN -1 is a hole.
+// mapped is a line of a run list: cluster -1 is a hole, -2 what another part of
+// the attribute says.
 type mapped struct{ virtual, cluster, length int64 }
+
+func (m mapped) end() int64 { return m.virtual + m.length }
 
 // dataRuns returns the run lists of the non-resident data attributes of a file,
 // in their order, as ntfscluster shows them.
@@ -129,9 +132,6 @@ func (s system) dataRuns(t testing.TB, number uint64) (lists [][]mapped) {
 		f := strings.Fields(line)
 		if len(f) == 3 && f[1] == "-" {
 			in = f[0] == "0x80" && f[2] == "non-resident"
-			if in {
-				lists = append(lists, nil)
-			}
 			continue
 		}
 		if !in || len(f) != 3 || f[0] == "VCN" {
@@ -141,14 +141,43 @@ func (s system) dataRuns(t testing.TB, number uint64) (lists [][]mapped) {
 		if _, err := fmt.Sscan(line, &p.virtual, &p.cluster, &p.length); err != nil {
 			t.Fatalf("ntfscluster says %q", line)
 		}
-		// It shows each part of an attribute by itself, neighbours not joined.
+		if p.cluster == -2 {
+			continue
+		}
+		// It shows each part of an attribute by itself.
+		if p.virtual == 0 {
+			lists = append(lists, nil)
+		}
 		n := len(lists) - 1
-		if p.virtual > 0 && len(lists[n]) == 0 {
-			lists, n = lists[:n], n-1
+		if last := len(lists[n]) - 1; p.virtual > 0 && lists[n][last].end() != p.virtual {
+			t.Fatalf("ntfscluster shows %v after %v", p, lists[n][last])
 		}
 		lists[n] = append(lists[n], p)
 	}
 	return lists
+}
+
+// dataRecords returns the records that the attribute list of a file names for
+// its data, as ntfsinfo shows them.
+func (s system) dataRecords(t testing.TB, number uint64) map[string]bool {
+	t.Helper()
+	records := map[string]bool{}
+	kind, list := "", false
+	for line := range strings.Lines(string(command(t, "ntfsinfo", "-f", "-v", "-i", strconv.FormatUint(number, 10), s.image))) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		value = strings.TrimSpace(value)
+		switch {
+		case key == "Dumping attribute list":
+			list = true
+		case strings.HasPrefix(key, "Dumping attribute $"):
+			list = false
+		case list && key == "Attribute type":
+			kind = value
+		case list && key == "MFT reference" && kind == "0x80":
+			records[value] = true
+		}
+	}
+	return records
 }
 
 // free returns the free ranges after the volume's bitmap, read by ntfscat.

@@ -1,0 +1,137 @@
+package ntfs
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"prestage/internal/fsmap/volume"
+	"prestage/internal/testenv"
+)
+
+// tiny returns real volumes of less than 2 MiB, with the places in them that
+// are worth a change: the boot sector, records and attribute lists.
+func tiny(f *testing.F) (images [][]byte) {
+	for _, args := range [][]string{{"-c", "512"}, {"-c", "4096", "-s", "4096"}} {
+		s := mkntfs(f, 2<<20, append(args, "-z", "1")...)
+		s.mounted(f, "", func(dir string) {
+			c := newContents()
+			compressedDir(f, filepath.Join(dir, "packed"))
+			c.write(f, dir, "packed/text", testenv.Text(1, 70_000))
+			c.write(f, dir, "a/b/small", testenv.Random(2, 100))
+			c.write(f, dir, "a/middle", testenv.Random(3, 30_000))
+			c.write(f, dir, "a/middle:stream", testenv.Random(4, 5_000))
+			c.write(f, dir, "pagefile.sys", testenv.Random(5, 9_000))
+			c.write(f, dir, "hiberfil.sys", make([]byte, 9_000))
+			// So many names that they need an attribute list.
+			for i := range 12 {
+				if err := os.Link(filepath.Join(dir, "a/middle"), filepath.Join(dir, fmt.Sprintf("a/another name of it %d", i))); err != nil {
+					f.Fatal(err)
+				}
+			}
+		})
+		b, err := os.ReadFile(s.image)
+		if err != nil {
+			f.Fatal(err)
+		}
+		if v, err := Open(bytes.NewReader(b), int64(len(b))); err != nil || len(files(f, v.(*fileSystem))) < 5 {
+			f.Fatalf("a seed cannot be read: %v", err)
+		}
+		images = append(images, b)
+	}
+	return images
+}
+
+// counter is a volume that tells how much of it was read.
+type counter struct {
+	*bytes.Reader
+	bytes int64
+}
+
+func (c *counter) ReadAt(p []byte, off int64) (int, error) {
+	c.bytes += int64(len(p))
+	return c.Reader.ReadAt(p, off)
+}
+
+// FuzzOpen changes bytes of real volumes: whatever they then say, all extents lie
+// inside, what is free ascends and is no file's, and there is an end to it.
+func FuzzOpen(f *testing.F) {
+	images := tiny(f)
+	for i, b := range images {
+		f.Add(uint8(i), []byte{})
+		f.Add(uint8(i), []byte{0x28, 0, 0, 1})
+		// A byte of each record, or of what looks like one.
+		for at := 0; at+512 <= len(b); at += 512 {
+			if string(b[at:at+4]) != "FILE" || b[at+0x16]&1 == 0 {
+				continue
+			}
+			for _, in := range []int{0x14, 0x20, 0x3C, 0xA0, 0x138, 0x140, 0x150} {
+				f.Add(uint8(i), []byte{byte(at + in), byte((at + in) >> 8), byte((at + in) >> 16), 0x41})
+			}
+		}
+	}
+	f.Fuzz(func(t *testing.T, which uint8, changes []byte) {
+		b := bytes.Clone(images[int(which)%len(images)])
+		for ; len(changes) >= 4; changes = changes[4:] {
+			at := (int(changes[0]) | int(changes[1])<<8 | int(changes[2])<<16) % len(b)
+			b[at] = changes[3]
+		}
+		r := &counter{Reader: bytes.NewReader(b)}
+		v, err := Open(r, int64(len(b)))
+		if err == nil {
+			checkVolume(t, v.(*fileSystem), int64(len(b)))
+		}
+		if most := int64(len(b)) * 16; r.bytes > most {
+			t.Fatalf("%d bytes were read of %d", r.bytes, len(b))
+		}
+	})
+}
+
+// checkVolume asks for everything, and checks what holds for every volume.
+func checkVolume(t *testing.T, v *fileSystem, size int64) {
+	inside := func(e volume.Extent) {
+		if e.Offset < 0 || e.Length <= 0 || e.Length > size || e.Offset > size-e.Length {
+			t.Fatalf("%v lies outside", e)
+		}
+	}
+	var gap []volume.Extent
+	last := int64(-1)
+	err := v.Free(t.Context(), func(e volume.Extent) error {
+		inside(e)
+		if e.Offset <= last {
+			t.Fatalf("%v comes after %d", e, last)
+		}
+		last = e.End()
+		gap = append(gap, e)
+		return nil
+	})
+	if err != nil {
+		t.Fatalf("free space of a volume that was found whole: %v", err)
+	}
+	total := int64(0)
+	err = v.Files(t.Context(), func(f *volume.File) error {
+		checkFile(t, f, size, gap)
+		for _, e := range f.Extents {
+			inside(e)
+			total += e.Length
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatalf("files of a volume that was found whole: %v", err)
+	}
+	if total > size {
+		t.Fatalf("files of %d bytes in %d", total, size)
+	}
+	err = v.Names(t.Context(), func(id uint64, path string) error {
+		if id < firstUser || path == "" || len(path) > mostPath {
+			t.Fatalf("file %d is called %q", id, path)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatalf("names of a volume that was found whole: %v", err)
+	}
+}
