@@ -92,7 +92,7 @@ func TestKinds(t *testing.T) {
 	for p, id := range names(t, v) {
 		path[id] = p
 	}
-	want := map[string]volume.Kind{"PageFile.sys": volume.PageFile, "swapfile.sys": volume.Swap, "hiberfil.sys": volume.Hibernation}
+	want := map[string]volume.Kind{"PageFile.sys": volume.PageFile, "swapfile.sys": volume.PageFile, "hiberfil.sys": volume.Hibernation}
 	for _, f := range list {
 		kind := want[path[f.ID]]
 		if f.Stream != "" {
