@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -15,25 +16,58 @@ import (
 
 	"prestage/ckm"
 	"prestage/internal/disk"
+	"prestage/internal/fsmap"
+	"prestage/internal/fsmap/volume"
 	"prestage/internal/pack"
 	"prestage/internal/repo"
 )
 
 func (a *app) packCommand() *cobra.Command {
-	var name, images, level string
+	var f packFlags
 	cmd := &cobra.Command{
 		Use:   "pack SOURCE --name NAME",
 		Short: "Pack a disk image, or a folder of disks, as the next version of an image",
 		Args:  exactly(1, "one SOURCE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.pack(cmd.Context(), args[0], name, images, level)
+			return a.pack(cmd.Context(), args[0], f)
 		},
 	}
-	cmd.Flags().StringVar(&name, "name", "", "name of the image")
-	cmd.Flags().StringVar(&level, "level", "default", "compression: fast, default or best")
-	imagesFlag(cmd, &images)
+	cmd.Flags().StringVar(&f.name, "name", "", "name of the image")
+	cmd.Flags().StringVar(&f.level, "level", "default", "compression: fast, default or best")
+	cmd.Flags().BoolVar(&f.discardFree, "discard-free", false, "leave out what no file of the machine inside uses; it comes back as zeros")
+	cmd.Flags().StringSliceVar(&f.discard, "discard", nil, "leave out the content of swap, pagefile, hiberfil; it comes back as zeros")
+	cmd.Flags().BoolVar(&f.opaque, "opaque", false, "do not look for the files of the machine inside")
+	imagesFlag(cmd, &f.images)
 	return cmd
 }
+
+type packFlags struct {
+	name, images, level string
+	discardFree, opaque bool
+	discard             []string
+}
+
+// options returns how the packer is to pack, but for what depends on the image.
+func (f *packFlags) options() (o pack.Options, err error) {
+	if o.Level, err = ckm.ParseLevel(f.level); err != nil {
+		return o, err
+	}
+	o.Discard = pack.Discard{Free: f.discardFree, Files: make(map[volume.Kind]bool)}
+	for _, name := range f.discard {
+		i := slices.IndexFunc(discardable, func(k volume.Kind) bool { return k.String() == name })
+		if i < 0 {
+			return o, fmt.Errorf("--discard takes swap, pagefile and hiberfil, and not %q", name)
+		}
+		o.Discard.Files[discardable[i]] = true
+	}
+	if f.opaque && (f.discardFree || len(f.discard) > 0) {
+		return o, fmt.Errorf("--opaque does not look for what could be discarded; leave out one of them")
+	}
+	return o, nil
+}
+
+// discardable are the kinds of files whose content nobody needs.
+var discardable = []volume.Kind{volume.Swap, volume.PageFile, volume.Hibernation}
 
 // packed is what pack reports.
 type packed struct {
@@ -46,16 +80,59 @@ type packed struct {
 	Seconds float64 `json:"seconds"`
 	Rate    float64 `json:"rate"` // bytes of data a second
 	Folder  string  `json:"folder"`
+
+	Guest  int              `json:"guest_files"` // that chunks follow
+	Opaque []string         `json:"opaque,omitempty"`
+	Unused map[string]int64 `json:"unused,omitempty"` // about how many bytes of the package could be discarded
 }
 
-func (a *app) pack(ctx context.Context, source, name, images, levelName string) error {
-	if name == "" {
+// inside fills in what was found out about the machine inside.
+func (p *packed) inside(m *fsmap.Map, k *pack.Kept) {
+	if m == nil {
+		return
+	}
+	p.Guest, p.Opaque = len(m.Files), m.Notes
+	p.Unused = make(map[string]int64)
+	if k.Free > 0 {
+		p.Unused["free"] = k.Free
+	}
+	for kind, n := range k.Files {
+		p.Unused[kind.String()] = n
+	}
+}
+
+func (p *packed) print(w io.Writer) {
+	fmt.Fprintf(w, "packed %s into %s\n", repo.ImageName(p.Name, p.Version), p.Folder)
+	fmt.Fprintf(w, "  image    %s (%s of data, %s)\n", size(p.ImageSize), size(p.Data), count(p.Files, "file"))
+	if p.Guest > 0 {
+		fmt.Fprintf(w, "  inside   %s, which chunks follow\n", count(p.Guest, "file"))
+	}
+	for _, line := range p.Opaque {
+		fmt.Fprintf(w, "  opaque   %s\n", line)
+	}
+	fmt.Fprintf(w, "  package  %s (%.2f of the data), INDEX %s\n", size(p.FileSize), p.Ratio, size(p.IndexSize))
+	// What is less than a hundredth is not worth a line.
+	worth := func(n int64) bool { return n > 0 && uint64(n) >= p.FileSize/100 }
+	if n := p.Unused["free"]; worth(n) {
+		fmt.Fprintf(w, "  unused   about %s of the package are free space; --discard-free leaves them out\n", size(n))
+	}
+	for _, k := range discardable {
+		if n := p.Unused[k.String()]; worth(n) {
+			fmt.Fprintf(w, "  unused   about %s of the package are %s; --discard %s leaves them out\n", size(n), k, k)
+		}
+	}
+	fmt.Fprintf(w, "  chunks   %d in %s\n", p.Chunks, count(p.Frames, "frame"))
+	fmt.Fprintf(w, "  time     %.1f s, %s/s\n", p.Seconds, size(int64(p.Rate)))
+}
+
+func (a *app) pack(ctx context.Context, source string, f packFlags) error {
+	if f.name == "" {
 		return usageError{fmt.Errorf("name the image with --name NAME")}
 	}
-	if err := ckm.CheckName(name); err != nil {
+	if err := ckm.CheckName(f.name); err != nil {
 		return usageError{err}
 	}
-	level, err := ckm.ParseLevel(levelName)
+	o, err := f.options()
 	if err != nil {
 		return usageError{err}
 	}
@@ -63,7 +140,7 @@ func (a *app) pack(ctx context.Context, source, name, images, levelName string) 
 	if err != nil {
 		return err
 	}
-	r, err := a.folder(images)
+	r, err := a.folder(f.images)
 	if err != nil {
 		return err
 	}
@@ -78,12 +155,19 @@ func (a *app) pack(ctx context.Context, source, name, images, levelName string) 
 		defer f.Close()
 	}
 	start := time.Now()
-	x, encoded, err := r.Add(ctx, name, func(w io.Writer) (*ckm.Index, error) {
-		previous, err := a.previous(ctx, r, name)
-		if err != nil {
+	if !f.opaque {
+		if o.Map, err = fsmap.ReadFiles(ctx, files); err != nil {
+			return err
+		}
+	}
+	o.Meter, o.Kept = a.meter, &pack.Kept{}
+	x, encoded, err := r.Add(ctx, f.name, func(w io.Writer) (*ckm.Index, error) {
+		o := o
+		var err error
+		if o.Previous, err = a.previous(ctx, r, f.name); err != nil {
 			return nil, err
 		}
-		x, err := pack.Write(ctx, w, files, pack.Options{Level: level, Previous: previous, Meter: a.meter})
+		x, err := pack.Write(ctx, w, files, o)
 		if err == nil {
 			x.Created, x.Creator = created, "prestage "+version
 		}
@@ -102,13 +186,8 @@ func (a *app) pack(ctx context.Context, source, name, images, levelName string) 
 	if p.Data > 0 {
 		p.Ratio = float64(p.FileSize) / float64(p.Data)
 	}
-	return a.report(p, func(w io.Writer) {
-		fmt.Fprintf(w, "packed %s into %s\n", repo.ImageName(p.Name, p.Version), p.Folder)
-		fmt.Fprintf(w, "  image    %s (%s of data, %s)\n", size(p.ImageSize), size(p.Data), count(p.Files, "file"))
-		fmt.Fprintf(w, "  package  %s (%.2f of the data), INDEX %s\n", size(p.FileSize), p.Ratio, size(p.IndexSize))
-		fmt.Fprintf(w, "  chunks   %d in %s\n", p.Chunks, count(p.Frames, "frame"))
-		fmt.Fprintf(w, "  time     %.1f s, %s/s\n", p.Seconds, size(int64(p.Rate)))
-	})
+	p.inside(o.Map, o.Kept)
+	return a.report(p, p.print)
 }
 
 // checkApart refuses a folder of packages that lies inside the image: it would

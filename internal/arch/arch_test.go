@@ -29,8 +29,9 @@ var allowed = map[string][]string{
 	// A file system knows nothing of what it is read for.
 	"internal/fsmap/volume": {},
 	"internal/fsmap/ext":    {"internal/fsmap/volume"},
-	"internal/fsmap":        {"internal/disk", "internal/fsmap/ext", "internal/fsmap/ntfs", "internal/fsmap/volume"},
 	"internal/fsmap/ntfs":   {"internal/fsmap/volume"},
+	"internal/fsmap/part":   {"internal/fsmap/volume"},
+	"internal/fsmap":        {"internal/disk", "internal/fsmap/ext", "internal/fsmap/ntfs", "internal/fsmap/part", "internal/fsmap/volume"},
 	"internal/pack":         {"ckm", "internal/chunk", "internal/disk", "internal/fsmap", "internal/fsmap/volume", "internal/progress"},
 	"internal/repo":         {"ckm", "internal/durable"},
 	"internal/assemble":     {"ckm", "internal/disk", "internal/durable", "internal/progress", "internal/repo"},
@@ -51,7 +52,7 @@ var allowed = map[string][]string{
 	// A fleet knows its machines by what a Job makes of them, never an adapter.
 	"internal/fleet":      {"internal/durable", "internal/host", "internal/prestage", "internal/repo"},
 	"internal/fleet/view": {"internal/fleet"},
-	"cmd/prestage": {"ckm", "internal/agent", "internal/assemble", "internal/bundle", "internal/client", "internal/disk", "internal/durable", "internal/fleet", "internal/fleet/view", "internal/host",
+	"cmd/prestage": {"ckm", "internal/agent", "internal/assemble", "internal/bundle", "internal/client", "internal/disk", "internal/durable", "internal/fleet", "internal/fleet/view", "internal/fsmap", "internal/fsmap/volume", "internal/host",
 		"internal/localhost", "internal/pack", "internal/prestage", "internal/repo", "internal/service", "internal/settings", "internal/smbhost", "internal/sshhost", "internal/verify"},
 
 	"internal/host/hosttest": {"internal/acl", "internal/host", "internal/settings"},

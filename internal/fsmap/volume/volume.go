@@ -38,6 +38,9 @@ const (
 	Hibernation      // hiberfil.sys, when the machine is not hibernated
 )
 
+// String returns how people call files of the kind.
+func (k Kind) String() string { return [...]string{"ordinary", "swap", "pagefile", "hiberfil"}[k] }
+
 // File is a file's content as it lies on the volume.
 type File struct {
 	ID     uint64 // of the file system: inode number, record number
