@@ -161,15 +161,6 @@ func text(p string) string {
 	return string(utf16.Decode(units))
 }
 
-// utf16Name returns a name of ASCII as it is stored.
-func utf16Name(s string) string {
-	p := make([]byte, 0, 2*len(s))
-	for i := range len(s) {
-		p = append(p, s[i], 0)
-	}
-	return string(p)
-}
-
 // content reads what lies at off of an attribute that the file system itself
 // needs: it has no holes there.
 func (fs *fileSystem) content(a *attribute, p []byte, off int64) error {

@@ -153,7 +153,7 @@ func TestFragmentedTable(t *testing.T) {
 	// Its own run list is what ntfscluster sees.
 	var got []mapped
 	for _, r := range v.mft.runs {
-		got = append(got, mapped{r.virtual, r.cluster, r.length})
+		got = append(got, mapped(r))
 	}
 	if want := s.dataRuns(t, recordMFT); len(want) != 1 || fmt.Sprint(got) != fmt.Sprint(want[0]) {
 		t.Errorf("the file table is at %v, should be %v", got, want)
