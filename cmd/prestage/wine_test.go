@@ -53,7 +53,23 @@ func inWine(exe string, args []string) int {
 }
 
 // runWindows runs a Windows program. Its exit code must be below 256.
-func runWindows(exe string, args []string) (int, error) {
+//
+// Now and then, on a busy machine, Wine does not start a program and says nothing
+// at all, with the exit code 1. Ours never fails without a word, so that is told
+// apart, and tried again.
+func runWindows(exe string, args []string) (code int, err error) {
+	for range 3 {
+		var said bool
+		if code, said, err = startWindows(exe, args); code != 1 || said {
+			break
+		}
+	}
+	return code, err
+}
+
+// startWindows runs a Windows program and reports whether it wrote anything, as
+// far as that can be seen.
+func startWindows(exe string, args []string) (code int, said bool, err error) {
 	cmd := exec.Command("wine", append([]string{exe}, args...)...)
 	for _, s := range []struct {
 		to  *os.File
@@ -61,13 +77,13 @@ func runWindows(exe string, args []string) (int, error) {
 	}{{os.Stdout, &cmd.Stdout}, {os.Stderr, &cmd.Stderr}} {
 		f, after, err := asFile(s.to)
 		if err != nil {
-			return 0, err
+			return 0, false, err
 		}
-		defer after()
+		defer func() { said = after() || said }()
 		*s.set = f
 	}
 	if err := cmd.Start(); err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	// Scripts interrupt the program by interrupting this one.
 	interrupts := make(chan os.Signal, 1)
@@ -77,31 +93,34 @@ func runWindows(exe string, args []string) (int, error) {
 			cmd.Process.Signal(syscall.SIGINT)
 		}
 	}()
-	err := cmd.Wait()
+	defer signal.Stop(interrupts)
+	err = cmd.Wait()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
-		return exit.ExitCode(), nil
+		return exit.ExitCode(), false, nil
 	}
-	return 0, err
+	return 0, false, err
 }
 
 // asFile returns a file that Wine may be given for its output, and what to do in
-// the end to have that output in f. A pipe may be kept open by what Wine leaves
-// running.
-func asFile(f *os.File) (*os.File, func(), error) {
+// the end to have that output in f, which reports whether there was any. A pipe
+// may be kept open by what Wine leaves running.
+func asFile(f *os.File) (*os.File, func() bool, error) {
 	if st, err := f.Stat(); err == nil && st.Mode().IsRegular() {
-		return f, func() {}, nil
+		return f, func() bool { return true }, nil
 	}
 	kept, err := os.CreateTemp("", "prestage-output-")
 	if err != nil {
 		return nil, nil, err
 	}
-	return kept, func() {
+	return kept, func() bool {
+		n := int64(0)
 		if _, err := kept.Seek(0, io.SeekStart); err == nil {
-			io.Copy(f, kept)
+			n, _ = io.Copy(f, kept)
 		}
 		kept.Close()
 		os.Remove(kept.Name())
+		return n > 0
 	}, nil
 }
 
