@@ -76,6 +76,10 @@ type ShortDigest [16]byte
 // String returns the digest in hexadecimal.
 func (d Digest) String() string { return hex.EncodeToString(d[:]) }
 
+// Prefix returns the first 8 bytes as a number, big-endian: enough to look a chunk
+// up by, not to tell what it is.
+func (d Digest) Prefix() uint64 { return binary.BigEndian.Uint64(d[:]) }
+
 // Sum returns the digest of p.
 func Sum(p []byte) Digest { return blake3.Sum256(p) }
 

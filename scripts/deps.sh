@@ -14,6 +14,8 @@ acl             # setfacl: access control lists that status must notice
 e2fsprogs       # mkfs.ext4 and debugfs: Linux disks to pack, and a second opinion on their files
 ntfs-3g         # mkntfs and ntfscat: Windows disks to pack, without Windows; a second opinion on their files
 fdisk           # sfdisk: disks with partitions
+xfsprogs        # mkfs.xfs: a file system whose files can share bytes
+btrfs-progs     # mkfs.btrfs: another one
 qemu-utils      # qemu-img: VHD, VHDX, qcow2 and VMDK images as other tools write them
 zstd            # zstd -t: a CKM must be a valid zstd file to everybody else
 nginx-light     # a web server that is not ours must serve packages as well as ours

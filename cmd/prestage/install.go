@@ -15,7 +15,7 @@ import (
 
 func (a *app) installCommand() *cobra.Command {
 	var images, store, limit string
-	var offline bool
+	var offline, full bool
 	cmd := &cobra.Command{
 		Use:   "install IMAGE",
 		Short: "Install an image into the image store, from the pre-stage folder first",
@@ -27,6 +27,7 @@ no network needed. What is damaged there, or not there at all, comes from --imag
 			if err != nil {
 				return err
 			}
+			in.Full = full
 			done, err := in.Run(cmd.Context())
 			if err != nil {
 				return err
@@ -37,6 +38,7 @@ no network needed. What is damaged there, or not there at all, comes from --imag
 	imagesFlag(cmd, &images)
 	limitFlag(cmd, &limit)
 	cmd.Flags().StringVar(&store, "store", "", "image store (default the configured one)")
+	cmd.Flags().BoolVar(&full, "full", false, "fetch all of the image, whatever is here already")
 	cmd.Flags().BoolVar(&offline, "offline", false, "use the pre-stage folder alone")
 	return cmd
 }
@@ -75,6 +77,9 @@ func showInstalled(w io.Writer, done *client.Installed) {
 		return
 	}
 	fmt.Fprintf(w, "installed %s (%s) in %s\n", name, size(done.Size), done.Dir)
+	for _, s := range done.Reused {
+		fmt.Fprintf(w, "  %s as it is from %s\n", size(s.Bytes), s.Source)
+	}
 	for _, s := range done.Sources {
 		fmt.Fprintf(w, "  %s from %s\n", size(s.Bytes), s.Source)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"prestage/ckm"
+	"prestage/internal/client"
 	"prestage/internal/disk"
 	"prestage/internal/fsmap"
 	"prestage/internal/fsmap/volume"
@@ -36,15 +37,16 @@ func (a *app) packCommand() *cobra.Command {
 	cmd.Flags().StringVar(&f.level, "level", "default", "compression: fast, default or best")
 	cmd.Flags().BoolVar(&f.discardFree, "discard-free", false, "leave out what no file of the machine inside uses; it comes back as zeros")
 	cmd.Flags().StringSliceVar(&f.discard, "discard", nil, "leave out the content of swap, pagefile, hiberfil; it comes back as zeros")
+	cmd.Flags().BoolVar(&f.trim, "trim-transfer", true, "let machines build the image from what they have and fetch the rest; false: all of it is fetched")
 	cmd.Flags().BoolVar(&f.opaque, "opaque", false, "do not look for the files of the machine inside")
 	imagesFlag(cmd, &f.images)
 	return cmd
 }
 
 type packFlags struct {
-	name, images, level string
-	discardFree, opaque bool
-	discard             []string
+	name, images, level       string
+	discardFree, opaque, trim bool
+	discard                   []string
 }
 
 // options returns how the packer is to pack, but for what depends on the image.
@@ -170,6 +172,9 @@ func (a *app) pack(ctx context.Context, source string, f packFlags) error {
 		x, err := pack.Write(ctx, w, files, o)
 		if err == nil {
 			x.Created, x.Creator = created, "prestage "+version
+			if !f.trim {
+				x.Attributes = append(x.Attributes, ckm.Attribute{Key: client.TrimTransfer, Value: client.TrimTransferOff})
+			}
 		}
 		return x, err
 	})

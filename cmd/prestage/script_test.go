@@ -55,6 +55,7 @@ func scriptParams(t *testing.T, dir string) testscript.Params {
 			"ext4":     makeExt4(t),
 			"serve":    serve,
 			"fill":     fill,
+			"line":     addLine,
 		},
 	}
 }
@@ -167,6 +168,13 @@ func serve(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	ts.Setenv("SERVER_ADDRESS", host)
 	ts.Setenv("SERVER_PORT", port)
+}
+
+// line FILE TEXT adds a line to a file.
+func addLine(ts *testscript.TestScript, _ bool, args []string) {
+	b, err := os.ReadFile(ts.MkAbs(args[0]))
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), append(b, args[1]+"\n"...), 0o644))
 }
 
 // fill FILE BYTE COUNT writes COUNT times the same byte.

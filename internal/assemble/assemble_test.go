@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -132,6 +133,35 @@ func TestImage(t *testing.T) {
 			t.Fatal(err)
 		}
 		checkFiles(t, m, dir)
+	}
+}
+
+// A file that is missing is no fault of the others.
+func TestMissingFile(t *testing.T) {
+	m := makePackage(t, 12)
+	dir := t.TempDir()
+	if _, err := assembleImage(t, m, dir, source(t, "good", m.data)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(dir, m.x.Files[0].Path)); err != nil {
+		t.Fatal(err)
+	}
+	target, err := OpenTarget(dir, m.x, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer target.Close()
+	var mu sync.Mutex
+	found := map[int]int{}
+	if err := target.Check(t.Context(), func(int64) {}, func(f Fault) {
+		mu.Lock()
+		defer mu.Unlock()
+		found[f.file]++
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if found[0] == 0 || found[1] != 0 {
+		t.Errorf("faults by file: %v", found)
 	}
 }
 

@@ -46,8 +46,14 @@ type Fetcher struct {
 	Meter   progress.Meter
 	Limit   *rate.Limiter // of bytes a second from all sources that are not free, nil for none
 
-	// Fetched counts the stored bytes that each source supplied.
-	Fetched []int64
+	// For images: what this machine has already, in the order in which it is
+	// asked, and a folder that may hold most of the image at the same places.
+	Seeds    []Seed
+	CopyFrom string
+
+	// Fetched counts the stored bytes that each source supplied, Reused the raw
+	// bytes of each seed.
+	Fetched, Reused []int64
 }
 
 // Frames fetches the frames in need, which are in ascending order, and hands
@@ -56,9 +62,22 @@ type Fetcher struct {
 // any other ends the work. The error wraps ErrIncomplete when frames are
 // missing after the last source was asked.
 func (t *Fetcher) Frames(ctx context.Context, need []int, use func(frame int, stored []byte) error) error {
+	return t.frames(ctx, need, use, nil)
+}
+
+// frames is Frames that asks seed, if it is not nil, which frames are still needed
+// before it asks a source that is not free.
+func (t *Fetcher) frames(ctx context.Context, need []int, use func(frame int, stored []byte) error, seed func() ([]int, error)) error {
 	var causes []string
 	t.Fetched = make([]int64, len(t.Sources))
 	for i, src := range t.Sources {
+		if len(need) > 0 && !src.Free && seed != nil {
+			var err error
+			if need, err = seed(); err != nil {
+				return err
+			}
+			seed = nil
+		}
 		if len(need) == 0 {
 			return nil
 		}

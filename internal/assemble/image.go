@@ -17,17 +17,21 @@ func (t *Fetcher) Image(ctx context.Context, root *os.Root) error {
 		return err
 	}
 	defer target.Close()
-	need := make([]int, t.Index.Frames())
-	for i := range need {
-		need[i] = i
+	if target.fresh && t.CopyFrom != "" {
+		target.copyFrom(t.CopyFrom)
+	}
+	missing := make([]int, t.Index.Chunks())
+	for i := range missing {
+		missing[i] = i
 	}
 	if !target.fresh {
 		t.Meter.Begin("checking what is there", int64(t.Index.PlacedSize()))
-		if need, _, err = t.faulty(ctx, target); err != nil {
+		// A copy of another version may differ in all chunks: they are numbers here.
+		if missing, _, err = t.faulty(ctx, target, false); err != nil {
 			return err
 		}
 	}
-	if err := t.fill(ctx, target, need); err != nil {
+	if err := t.fill(ctx, target, missing); err != nil {
 		return err
 	}
 	return target.Sync()
@@ -37,62 +41,70 @@ func (t *Fetcher) Image(ctx context.Context, root *os.Root) error {
 // what was wrong. Chunks that are right are not written.
 func (t *Fetcher) Mend(ctx context.Context, target *Target) ([]Fault, error) {
 	t.Meter.Begin("checking", int64(t.Index.PlacedSize()))
-	need, faults, err := t.faulty(ctx, target)
+	missing, faults, err := t.faulty(ctx, target, true)
 	if err != nil || len(faults) == 0 {
 		return faults, err
 	}
-	if err := t.fill(ctx, target, need); err != nil {
+	if err := t.fill(ctx, target, missing); err != nil {
 		return faults, err
 	}
 	return faults, target.Sync()
 }
 
-// faulty returns the frames whose chunks target does not hold, after mending
-// what needs no frame.
-func (t *Fetcher) faulty(ctx context.Context, target *Target) (need []int, faults []Fault, err error) {
+// faulty returns the chunks that target does not hold, after mending what needs
+// none. What is wrong with chunks is told only if it is asked for.
+func (t *Fetcher) faulty(ctx context.Context, target *Target, tell bool) (missing []int, faults []Fault, err error) {
 	var mu sync.Mutex
 	add := func(f Fault) {
 		mu.Lock()
 		defer mu.Unlock()
-		faults = append(faults, f)
 		if f.Chunk >= 0 {
-			need = append(need, t.Index.FrameOf(f.Chunk))
+			missing = append(missing, f.Chunk)
+		}
+		if f.Chunk < 0 || tell {
+			faults = append(faults, f)
 		}
 	}
 	if err := target.Check(ctx, t.Meter.Add, add); err != nil {
 		return nil, nil, err
 	}
-	slices.Sort(need)
-	need = slices.Compact(need)
 	if err := target.CheckHoles(ctx, add); err != nil {
 		return nil, nil, err
 	}
 	if len(faults) > 0 {
 		err = target.mendShape(faults)
 	}
-	return need, faults, err
+	return missing, faults, err
 }
 
-// fill fetches frames and writes their chunks.
-func (t *Fetcher) fill(ctx context.Context, target *Target, need []int) error {
-	var total int64
-	for _, f := range need {
-		total += int64(t.Index.FrameLength(f))
-	}
-	t.Meter.Begin("assembling", total)
+// fill writes the missing chunks: from sources that are on this machine, then
+// from the seeds, then from the other sources.
+func (t *Fetcher) fill(ctx context.Context, target *Target, missing []int) error {
+	w := newWants(t.Index, missing)
+	t.Meter.Begin("assembling", w.bytes)
 	bufs := sync.Pool{New: func() any { b := make([]byte, 0, t.Index.FrameLimit+ckm.DecodeSlack); return &b }}
-	return t.Frames(ctx, need, func(f int, stored []byte) error {
+	return t.frames(ctx, w.frames(), func(f int, stored []byte) error {
 		buf := bufs.Get().(*[]byte)
 		defer bufs.Put(buf)
 		raw, err := t.Index.DecodeFrame(f, *buf, stored)
 		if err != nil {
 			return err
 		}
-		if err := target.WriteFrame(f, raw); err != nil {
-			return err
+		first, end := t.Index.FrameChunks(f)
+		for _, r := range w.missingIn(first, end) {
+			at := t.Index.RunLength(uint32(first), uint32(r[0]-first))
+			p := raw[at : at+t.Index.RunLength(uint32(r[0]), uint32(r[1]-r[0]))]
+			if err := target.writeChunks(r[0], r[1], p); err != nil {
+				return err
+			}
+			t.Meter.Add(w.got(r[0], r[1]))
 		}
-		t.Meter.Add(int64(len(raw)))
 		return nil
+	}, func() ([]int, error) {
+		if err := t.seed(ctx, target, w); err != nil {
+			return nil, err
+		}
+		return w.frames(), nil
 	})
 }
 

@@ -33,6 +33,32 @@ type Target struct {
 	fresh bool               // all files were created empty: zeros need not be written
 }
 
+// copyFrom makes the files in root copies of those of the same names in dir that
+// share their bytes on the disk, where the file system can, and reports whether
+// one is. It is for files that were just created.
+func (t *Target) copyFrom(dir string) bool {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return false
+	}
+	defer root.Close()
+	for i, f := range t.x.Files {
+		old, err := root.Open(filepath.FromSlash(f.Path))
+		if err != nil {
+			continue
+		}
+		if err = disk.Clone(t.files[i], old); err == nil {
+			t.fresh = false
+			err = t.files[i].Truncate(int64(f.Size))
+		}
+		old.Close()
+		if errors.Is(err, errors.ErrUnsupported) {
+			return false // nor are the others
+		}
+	}
+	return !t.fresh
+}
+
 // CreateTarget opens the image's files under root for writing, creating those
 // that are missing. Fresh reports whether nothing was there.
 func CreateTarget(root *os.Root, x *ckm.Index) (*Target, error) {
@@ -104,6 +130,7 @@ func OpenTarget(dir string, x *ckm.Index, write bool) (*Target, error) {
 	defer root.Close()
 	for _, f := range x.Files {
 		name := filepath.FromSlash(f.Path)
+		var err error
 		if write {
 			err = root.MkdirAll(filepath.Dir(name), 0o755)
 		}
@@ -170,6 +197,12 @@ func (t *Target) Size(i int) (int64, error) {
 // WriteFrame writes the chunks of a frame, raw, to all of their places.
 func (t *Target) WriteFrame(f int, raw []byte) error {
 	first, end := t.x.FrameChunks(f)
+	return t.writeChunks(first, end, raw)
+}
+
+// writeChunks writes the chunks from first to before end, whose bytes are raw, to
+// all of their places.
+func (t *Target) writeChunks(first, end int, raw []byte) error {
 	for s := range t.place.Of(first, end) {
 		at := t.x.RunLength(uint32(first), s.Chunk-uint32(first))
 		p := raw[at : at+t.x.RunLength(s.Chunk, s.Count)]

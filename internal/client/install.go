@@ -28,6 +28,11 @@ type Install struct {
 	Images    repo.Repository // asked only when the pre-stage folder does not suffice; nil: offline
 	Limit     *rate.Limiter   // of bytes a second, nil for none
 	Meter     progress.Meter
+
+	// What is on this machine already need not be fetched (MED-V: Trim Transfer):
+	// other installed images, and these. Full fetches all of it all the same.
+	Seeds []assemble.Seed
+	Full  bool
 }
 
 // Installed says what Run did.
@@ -38,12 +43,15 @@ type Installed struct {
 	Already bool     `json:"already"` // it was installed before
 	Size    uint64   `json:"size"`    // of the image, bytes
 	Sources []Supply `json:"sources"`
+	Reused  []Supply `json:"reused,omitempty"` // what was here already
+
+	index int64 // bytes of the INDEX
 }
 
 // Supply says how much a source has supplied.
 type Supply struct {
 	Source string `json:"source"`
-	Bytes  int64  `json:"bytes"` // as stored, compressed
+	Bytes  int64  `json:"bytes"` // as stored, compressed; of what is reused, as it is in the image
 }
 
 // ErrDamaged says that no source has the image whole.
@@ -67,6 +75,11 @@ func (in *Install) Run(ctx context.Context) (*Installed, error) {
 			repo.ImageName(in.Name, versions[len(versions)-1]))
 		in.Prestaged = nil
 	}
+	return in.install(ctx)
+}
+
+// install installs the image beside other versions that there may be.
+func (in *Install) install(ctx context.Context) (*Installed, error) {
 	x, encoded, err := in.findIndex(ctx)
 	if err != nil {
 		return nil, err
@@ -77,7 +90,8 @@ func (in *Install) Run(ctx context.Context) (*Installed, error) {
 	}
 	defer unlock()
 	// Somebody else may have installed it while we waited.
-	if versions, err = in.Store.Versions(in.Name); err != nil {
+	versions, err := in.Store.Versions(in.Name)
+	if err != nil {
 		return nil, err
 	}
 	in.Version = x.Version
@@ -175,12 +189,7 @@ func (in *Install) build(ctx context.Context, x *ckm.Index, encoded []byte) (*In
 	if err := os.Mkdir(partial, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
-	fetch := &assemble.Fetcher{Index: x, Meter: in.Meter, Limit: in.Limit}
-	for _, r := range in.places() {
-		src := assemble.RepositorySource(r, x)
-		src.Free = r == in.Prestaged // it is on this machine
-		fetch.Sources = append(fetch.Sources, src)
-	}
+	fetch := in.fetcher(x)
 	if err := in.assemble(ctx, fetch, partial); err != nil {
 		return nil, err
 	}
@@ -190,13 +199,32 @@ func (in *Install) build(ctx context.Context, x *ckm.Index, encoded []byte) (*In
 	if err := os.Chmod(partial, 0o755); err != nil {
 		return nil, err
 	}
-	done := &Installed{Name: x.Name, Version: x.Version, Dir: in.Store.ImageDir(x.Name, x.Version), Size: x.ImageSize(), Sources: []Supply{}}
+	done := &Installed{Name: x.Name, Version: x.Version, Dir: in.Store.ImageDir(x.Name, x.Version), Size: x.ImageSize(), Sources: []Supply{}, index: int64(len(encoded))}
 	for i, n := range fetch.Fetched {
 		if n > 0 {
 			done.Sources = append(done.Sources, Supply{fetch.Sources[i].Name, n})
 		}
 	}
+	for i, n := range fetch.Reused {
+		if n > 0 {
+			done.Reused = append(done.Reused, Supply{fetch.Seeds[i].String(), n})
+		}
+	}
 	return done, durable.Publish(partial, done.Dir)
+}
+
+// fetcher returns what brings the chunks of an image.
+func (in *Install) fetcher(x *ckm.Index) *assemble.Fetcher {
+	fetch := &assemble.Fetcher{Index: x, Meter: in.Meter, Limit: in.Limit}
+	for _, r := range in.places() {
+		src := assemble.RepositorySource(r, x)
+		src.Free = r == in.Prestaged // it is on this machine
+		fetch.Sources = append(fetch.Sources, src)
+	}
+	if !in.Full && trimTransfer(x) {
+		fetch.Seeds, fetch.CopyFrom = in.seeds(x)
+	}
+	return fetch
 }
 
 func (in *Install) assemble(ctx context.Context, fetch *assemble.Fetcher, partial string) error {

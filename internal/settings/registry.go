@@ -32,6 +32,8 @@ const (
 	sslName     = "ServerSsl"
 	imagesName  = "Images"
 	profileName = "AclProfile"
+	updateName  = "UpdateFromPrestaged"
+	seedsName   = "SeedFolders"
 )
 
 // The types of registry values that are read (winnt.h).
@@ -133,6 +135,18 @@ func (r registry) Load() (s Settings, err error) {
 	})
 	read("Images", imagesName, func(v *value) (err error) {
 		s.Images, err = r.texts(v)
+		return err
+	})
+	read("UpdateFromPrestaged", updateName, func(v *value) error {
+		n, err := r.number(v)
+		if err == nil && n > 1 {
+			err = fmt.Errorf("is %d and must be 1 (yes) or 0 (no)", n)
+		}
+		s.UpdateFromPrestaged = err == nil && n == 1
+		return err
+	})
+	read("SeedFolders", seedsName, func(v *value) (err error) {
+		s.SeedFolders, err = r.texts(v)
 		return err
 	})
 	var (

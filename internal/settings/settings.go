@@ -10,13 +10,17 @@ import (
 	"fmt"
 )
 
-// Settings are a machine's settings. An empty one is not set.
+// Settings are a machine's settings. An empty one is not set. Save changes none of
+// the last two: they are the administrator's own.
 type Settings struct {
 	PrestagedImagesPath string   `toml:"prestaged_images_path"` // the folder PrestagedImages
 	VMSFolder           string   `toml:"vms_folder"`            // the image store
 	Server              string   `toml:"server"`                // default repository: a URL or a folder
 	Images              []string `toml:"images"`                // names of the images assigned to this machine; none: all that are pre-staged
 	ACLProfile          string   `toml:"acl_profile"`           // Recommended, if empty, or Strict
+
+	UpdateFromPrestaged bool     `toml:"update_from_prestaged"` // updates may take what they need from the pre-stage folder
+	SeedFolders         []string `toml:"seed_folders"`          // whose files may save downloads; none: those of the system
 }
 
 // The values of ACLProfile: the rights that the procedure recommends, and those

@@ -1,0 +1,55 @@
+package client
+
+import (
+	"slices"
+
+	"prestage/ckm"
+	"prestage/internal/assemble"
+	"prestage/internal/repo"
+)
+
+// TrimTransfer is the key of the attribute that says of an image, if its value
+// is TrimTransferOff, that machines are to fetch all of it.
+const (
+	TrimTransfer    = "trim-transfer"
+	TrimTransferOff = "off"
+)
+
+func trimTransfer(x *ckm.Index) bool {
+	return !slices.Contains(x.Attributes, ckm.Attribute{Key: TrimTransfer, Value: TrimTransferOff})
+}
+
+// seeds returns what the machine has that may hold chunks of x, the most likely
+// first: the image's other versions, other images, what else was named. In dir
+// lies the version before, or a later one when there is none.
+func (in *Install) seeds(x *ckm.Index) (list []assemble.Seed, dir string) {
+	add := func(name string, version uint32) bool {
+		old, err := in.Store.Index(name, version)
+		if err != nil {
+			in.Meter.Warn("%s cannot be used to save a download: %v", repo.ImageName(name, version), err)
+			return false
+		}
+		list = append(list, assemble.ImageSeed(in.Store.ImageDir(name, version), old))
+		return true
+	}
+	versions, err := in.Store.Versions(x.Name)
+	if err != nil {
+		in.Meter.Warn("other versions of %s cannot be used to save a download: %v", x.Name, err)
+	}
+	// The nearest version is most alike, and there is no nearer one above.
+	slices.SortFunc(versions, func(a, b uint32) int { return int(distance(a, x.Version)) - int(distance(b, x.Version)) })
+	for _, v := range versions {
+		if add(x.Name, v) && dir == "" {
+			dir = in.Store.ImageDir(x.Name, v)
+		}
+	}
+	others, _ := in.Store.List()
+	for i, o := range others {
+		if last := i+1 == len(others) || others[i+1].Name != o.Name; last && o.Name != x.Name {
+			add(o.Name, o.Version)
+		}
+	}
+	return append(list, in.Seeds...), dir
+}
+
+func distance(a, b uint32) uint32 { return max(a, b) - min(a, b) }
