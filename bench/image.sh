@@ -3,6 +3,12 @@
 # that looks like somebody's desktop, in one raw file.
 #
 #   bench/image.sh [OUT.raw]
+#   bench/image.sh --versions
+#
+# --versions builds versions of it as administrators make them, and prints the
+# folder: v1.raw (the release as it came out), patched.raw (its updates
+# installed in it), later.raw (and some more programs), rebuilt.raw (the files of
+# later.raw in a new file system: an image that a builder makes anew each night).
 #
 # The image is built once and kept in the cache folder
 # (${PRESTAGE_BENCH_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/prestage-bench}).
@@ -31,6 +37,9 @@ packages=(
 	hicolor-icon-theme adwaita-icon-theme shared-mime-info
 )
 
+# What a later version has, too.
+more=(thunderbird gimp-data texlive-base)
+
 say() { echo "image: $*" >&2; }
 skip() {
 	say "skipped: $*"
@@ -42,13 +51,16 @@ fail() {
 }
 
 [ $# -le 1 ] || {
-	echo "usage: bench/image.sh [OUT.raw]" >&2
+	echo "usage: bench/image.sh [OUT.raw | --versions]" >&2
 	exit 2
 }
+versions=
+[ "${1:-}" != --versions ] || { versions=1; shift; }
 out=${1:-}
 [ -z "$out" ] || out=$(realpath -m -- "$out")
 cache=${PRESTAGE_BENCH_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/prestage-bench}
 cached=$cache/image-$recipe.raw
+[ -z "$versions" ] || cached=$cache/versions-$recipe
 
 # deliver hands over the finished image, and says where it is.
 deliver() {
@@ -64,7 +76,7 @@ deliver() {
 	echo "$out"
 }
 
-if [ -f "$cached" ]; then
+if [ -e "$cached" ]; then
 	deliver
 	exit
 fi
@@ -93,22 +105,22 @@ base=$(awk -F'|' '$3 == "Debian" && $4 == "Debian" && $2 !~ /-/ && $5 == "main"'
 IFS='|' read -r mirror suite _ <<<"$base"
 
 mkdir -p "$cache"
-[ "$(df --output=avail -k "$cache" | tail -n 1)" -ge $((6 << 20)) ] ||
-	skip "less than 6 GiB free in $cache; set PRESTAGE_BENCH_DIR to a folder elsewhere"
+[ "$(df --output=avail -k "$cache" | tail -n 1)" -ge $(((versions ? 24 : 6) << 20)) ] ||
+	skip "less than $((versions ? 24 : 6)) GiB free in $cache; set PRESTAGE_BENCH_DIR to a folder elsewhere"
 
 # Everything from here on happens in a mount namespace of its own. Even if this
 # script is killed outright, its mounts vanish with the last process that it
 # had started, and so does the loop device, which mount sets to clear itself.
 if [ -z "${PRESTAGE_BENCH_NAMESPACE:-}" ]; then
 	unshare --mount --propagation private true 2>/dev/null || skip "this machine does not allow mount namespaces"
-	PRESTAGE_BENCH_NAMESPACE=1 exec unshare --mount --propagation private "$0" "$@"
+	PRESTAGE_BENCH_NAMESPACE=1 exec unshare --mount --propagation private "$0" ${versions:+--versions} "$@"
 fi
 
 # One builder at a time. With the lock in hand, any build folder is a dead
 # builder's leftover.
 exec 9>"$cache/image.lock"
 flock 9
-if [ -f "$cached" ]; then
+if [ -e "$cached" ]; then
 	deliver
 	exit
 fi
@@ -166,12 +178,6 @@ trap 'exit 143' TERM
 
 say "building the benchmark image from Debian $suite; this takes some minutes, and happens once"
 mkdir -p "$root"
-truncate -s "$size" "$raw"
-# The inode tables are written now: the kernel would otherwise do that in the
-# background while the image is in use, a little more or less each time.
-mkfs.ext4 -q -F -L prestage-bench -E lazy_itable_init=0,lazy_journal_init=0 "$raw"
-mount -o loop "$raw" "$root" || skip "this machine cannot mount a file (no loop devices?)"
-
 log=$cache/image.log
 : >"$log"
 # run keeps the chatter in a log, and shows the end of it when a step fails.
@@ -199,53 +205,99 @@ inside() {
 proxy=$(apt-config shell p Acquire::http::Proxy | sed -n "s/^p='\(.*\)'$/\1/p")
 [ -z "$proxy" ] || export http_proxy=$proxy
 
-say "base system"
-run debootstrap --variant=minbase --include=ca-certificates --arch="$arch" "$suite" "$root" "$mirror"
+# make_fs FILE makes an empty file system.
+make_fs() {
+	truncate -s "$size" "$1"
+	# The inode tables are written now: the kernel would otherwise do that in the
+	# background while the image is in use, a little more or less each time.
+	mkfs.ext4 -q -F -L prestage-bench -E lazy_itable_init=0,lazy_journal_init=0 "$1"
+}
 
-# The release's updates come from the same places as this machine's.
-awk -F'|' -v suite="$suite" '
-	$3 == "Debian" && ($2 == suite || index($2, suite "-") == 1) {
-		key = $1 " " $2
-		if (!(key in parts)) order[++n] = key
-		parts[key] = parts[key] " " $5
-	}
-	END { for (i = 1; i <= n; i++) print "deb " order[i] parts[order[i]] }
-' <<<"$sources" >"$root/etc/apt/sources.list"
-# So do the settings that this machine needs to reach them.
-apt-config dump | grep -E '^Acquire::(Check-|http::|https::|ForceIPv|Retries)' >"$root/etc/apt/apt.conf.d/99bench" || true
-# An image that is thrown away when its build fails needs no fsync per file.
-echo force-unsafe-io >"$root/etc/dpkg/dpkg.cfg.d/bench"
-# 101 is "action forbidden": no service starts in the chroot.
-printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
-chmod 755 "$root/usr/sbin/policy-rc.d"
-cp -L /etc/resolv.conf "$root/etc/resolv.conf" 2>/dev/null || true
-echo prestage-bench >"$root/etc/hostname"
+# enter FILE [SUITE] mounts an image and lets its apt install packages: of that
+# suite alone, or of all that this machine's apt knows of the release.
+enter() {
+	mountpoint -q "$root" || mount -o loop "$1" "$root" || skip "this machine cannot mount a file (no loop devices?)"
+	# The release's updates come from the same places as this machine's.
+	awk -F'|' -v suite="$suite" -v only="${2:-}" '
+		$3 == "Debian" && ($2 == suite || index($2, suite "-") == 1) && (only == "" || $2 == only) {
+			key = $1 " " $2
+			if (!(key in parts)) order[++n] = key
+			parts[key] = parts[key] " " $5
+		}
+		END { for (i = 1; i <= n; i++) print "deb " order[i] parts[order[i]] }
+	' <<<"$sources" >"$root/etc/apt/sources.list"
+	# So do the settings that this machine needs to reach them.
+	apt-config dump | grep -E '^Acquire::(Check-|http::|https::|ForceIPv|Retries)' >"$root/etc/apt/apt.conf.d/99bench" || true
+	# An image that is thrown away when its build fails needs no fsync per file.
+	echo force-unsafe-io >"$root/etc/dpkg/dpkg.cfg.d/bench"
+	# 101 is "action forbidden": no service starts in the chroot.
+	printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
+	chmod 755 "$root/usr/sbin/policy-rc.d"
+	cp -L /etc/resolv.conf "$root/etc/resolv.conf" 2>/dev/null || true
+	echo prestage-bench >"$root/etc/hostname"
+	mount -t proc proc "$root/proc"
+	mount -t sysfs -o ro sysfs "$root/sys"
+	mount --rbind /dev "$root/dev"
+	mount --make-rslave "$root/dev"
+	inside apt-get -q update
+}
 
-mount -t proc proc "$root/proc"
-mount -t sysfs -o ro sysfs "$root/sys"
-mount --rbind /dev "$root/dev"
-mount --make-rslave "$root/dev"
+# leave FILE cleans up and unmounts.
+leave() {
+	# What was downloaded must reach the disk before it is deleted: otherwise it
+	# lives and dies in memory, and the free space of the image holds only zeros,
+	# which no used machine's does.
+	sync -f "$root"
+	inside apt-get -q clean
+	rm -rf -- "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/tmp/* \
+		"$root"/etc/resolv.conf "$root"/etc/apt/apt.conf.d/99bench "$root"/etc/dpkg/dpkg.cfg.d/bench \
+		"$root"/usr/sbin/policy-rc.d "$root"/var/log/apt/term.log
+	umount -R "$root/dev" 2>/dev/null || { stop_inside; umount -R -l "$root/dev"; }
+	used=$(df --output=used -k "$root" | tail -n 1)
+	unmount || fail "something still uses the image, so that it cannot be unmounted cleanly"
+	# "Cleanly unmounted" is a promise to the packer: prove it.
+	run e2fsck -f -n "$1"
+	sync -- "$1"
+	say "$((used >> 10)) MiB of files, $(($(du -k -- "$1" | cut -f1) >> 10)) MiB on disk, $size virtual"
+}
 
-say "packages"
-inside apt-get -q update
-inside apt-get -q -y --no-install-recommends install "${packages[@]}"
+# build FILE [SUITE] builds the image.
+build() {
+	make_fs "$1"
+	mount -o loop "$1" "$root" || skip "this machine cannot mount a file (no loop devices?)"
+	say "base system"
+	run debootstrap --variant=minbase --include=ca-certificates --arch="$arch" "$suite" "$root" "$mirror"
+	say "packages"
+	enter "$@"
+	inside apt-get -q -y --no-install-recommends install "${packages[@]}"
+	leave "$1"
+}
 
-# What was downloaded must reach the disk before it is deleted: otherwise it
-# lives and dies in memory, and the free space of the image holds only zeros,
-# which no used machine's does.
-sync -f "$root"
-inside apt-get -q clean
-rm -rf -- "$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/tmp/* \
-	"$root"/etc/resolv.conf "$root"/etc/apt/apt.conf.d/99bench "$root"/etc/dpkg/dpkg.cfg.d/bench \
-	"$root"/usr/sbin/policy-rc.d "$root"/var/log/apt/term.log
-
-umount -R "$root/dev" 2>/dev/null || { stop_inside; umount -R -l "$root/dev"; }
-used=$(df --output=used -k "$root" | tail -n 1)
-unmount || fail "something still uses the image, so that it cannot be unmounted cleanly"
-
-# "Cleanly unmounted" is a promise to the packer: prove it.
-run e2fsck -f -n "$raw"
-sync -- "$raw"
-mv -- "$raw" "$cached"
-say "$((used >> 10)) MiB of files, $(($(du -k -- "$cached" | cut -f1) >> 10)) MiB on disk, $size virtual"
-deliver
+if [ -z "$versions" ]; then
+	build "$raw"
+	mv -- "$raw" "$cached"
+	deliver
+	exit
+fi
+made=$work/versions
+mkdir "$made"
+build "$made/v1.raw" "$suite"
+say "updates"
+cp --sparse=always "$made/v1.raw" "$made/patched.raw"
+enter "$made/patched.raw"
+inside apt-get -q -y upgrade
+leave "$made/patched.raw"
+say "more programs"
+cp --sparse=always "$made/patched.raw" "$made/later.raw"
+enter "$made/later.raw"
+inside apt-get -q -y --no-install-recommends install "${more[@]}"
+leave "$made/later.raw"
+say "the same files in a new file system"
+mount -o loop,ro "$made/later.raw" "$root"
+truncate -s "$size" "$made/rebuilt.raw"
+run mkfs.ext4 -q -F -L prestage-bench -d "$root" "$made/rebuilt.raw"
+unmount || fail "the image is still in use"
+run e2fsck -f -n "$made/rebuilt.raw"
+sync
+mv -- "$made" "$cached"
+echo "$cached"

@@ -12,9 +12,13 @@ set -euo pipefail
 mapfile -t packages < <(sed 's/ *#.*//' <<'EOF'
 acl             # setfacl: access control lists that status must notice
 e2fsprogs       # mkfs.ext4 and debugfs: Linux disks to pack, and a second opinion on their files
+dosfstools      # mkfs.fat, fsck.fat: EFI system partitions and the like to pack
+mtools          # mcopy: fills them, without the kernel's help
+exfatprogs      # mkfs.exfat, fsck.exfat, dump.exfat: disks of data to pack
+exfat-fuse      # fills them, without the kernel's help
 ntfs-3g         # mkntfs and ntfscat: Windows disks to pack, without Windows; a second opinion on their files
 fdisk           # sfdisk: disks with partitions
-xfsprogs        # mkfs.xfs: a file system whose files can share bytes
+xfsprogs        # mkfs.xfs, xfs_db: disks to pack, whose files can share bytes; a second opinion on them
 btrfs-progs     # mkfs.btrfs: another one
 qemu-utils      # qemu-img: VHD, VHDX, qcow2 and VMDK images as other tools write them
 zstd            # zstd -t: a CKM must be a valid zstd file to everybody else

@@ -11,9 +11,11 @@ import (
 
 	"prestage/internal/disk"
 	"prestage/internal/fsmap/ext"
+	"prestage/internal/fsmap/fat"
 	"prestage/internal/fsmap/ntfs"
 	"prestage/internal/fsmap/part"
 	"prestage/internal/fsmap/volume"
+	"prestage/internal/fsmap/xfs"
 )
 
 // Guest is a disk as the machine inside sees it.
@@ -30,7 +32,7 @@ type Guest interface {
 var fileSystems = []struct {
 	name string
 	open func(r io.ReaderAt, size int64) (volume.FileSystem, error)
-}{{"ext4", ext.Open}, {"NTFS", ntfs.Open}}
+}{{"ext4", ext.Open}, {"NTFS", ntfs.Open}, {"XFS", xfs.Open}, {"FAT", fat.Open}}
 
 // ReadFiles finds out what it can about the files of an image. See Read.
 func ReadFiles(ctx context.Context, files []*disk.File) (*Map, error) {

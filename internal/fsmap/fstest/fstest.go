@@ -1,0 +1,237 @@
+//go:build linux
+
+// Package fstest is what the tests of file systems have in common: volumes that
+// this machine's own system fills, and its opinion on what lies where.
+package fstest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"prestage/internal/fsmap/volume"
+	"prestage/internal/testenv"
+)
+
+// Run runs a program that must succeed, and returns what it says.
+func Run(t testing.TB, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// Make makes a volume of size bytes with a program that takes the options and a
+// file.
+func Make(t testing.TB, size int64, mkfs ...string) string {
+	t.Helper()
+	testenv.Need(t, mkfs[0])
+	image := filepath.Join(t.TempDir(), "image")
+	if err := os.WriteFile(image, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(image, size); err != nil {
+		t.Fatal(err)
+	}
+	Run(t, append(mkfs, image)...)
+	return image
+}
+
+// Mounted calls fill with the volume mounted, and unmounts it.
+func Mounted(t *testing.T, image string, fill func(dir string)) {
+	t.Helper()
+	testenv.NeedRoot(t)
+	testenv.Need(t, "mount")
+	dir := t.TempDir()
+	Run(t, "mount", "-o", "loop", image, dir)
+	done := false
+	unmount := func() {
+		if !done {
+			done = true
+			Run(t, "umount", dir)
+		}
+	}
+	t.Cleanup(unmount)
+	fill(dir)
+	unmount()
+}
+
+// Fill makes files of all kinds and sizes, in fragments.
+func Fill(t *testing.T, dir string, files int) {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	name := func(i int) string { return filepath.Join(dir, fmt.Sprintf("d%d", i%7), fmt.Sprintf("file %d", i)) }
+	for i := range files {
+		must(os.MkdirAll(filepath.Dir(name(i)), 0o755))
+		must(os.WriteFile(name(i), testenv.Random(byte(i), 1+i*977%30_000), 0o644))
+	}
+	for i := 0; i < files; i += 2 {
+		must(os.Remove(name(i)))
+	}
+	must(os.WriteFile(filepath.Join(dir, "large"), testenv.Random(1, 5<<20+123), 0o644)) // in what the others left
+	must(os.WriteFile(filepath.Join(dir, "empty"), nil, 0o644))
+	must(os.WriteFile(filepath.Join(dir, "tiny"), []byte("tiny"), 0o644))
+	must(os.Symlink(strings.Repeat("long/", 50), filepath.Join(dir, "link")))
+	must(os.Link(name(1), filepath.Join(dir, "hard link")))
+	f, err := os.Create(filepath.Join(dir, "sparse"))
+	must(err)
+	for _, at := range []int64{0, 100_000, 9 << 20} {
+		_, err = f.WriteAt(testenv.Random(byte(at), 10_000), at)
+		must(err)
+	}
+	must(f.Truncate(20 << 20))
+	must(f.Close())
+	f, err = os.Create(filepath.Join(dir, "allocated"))
+	must(err)
+	if err := syscall.Fallocate(int(f.Fd()), 0, 0, 1<<20); err == nil {
+		_, err = f.WriteAt(testenv.Random(77, 100_000), 50_000)
+		must(err)
+	} else if !errors.Is(err, syscall.EOPNOTSUPP) {
+		t.Fatal(err)
+	}
+	must(f.Close())
+}
+
+// Compare holds what is read of a volume against the files as the system shows
+// them, and against what is free by another opinion, in ascending order.
+func Compare(t *testing.T, image string, open func(io.ReaderAt, int64) (volume.FileSystem, error), free []volume.Extent) {
+	t.Helper()
+	b, err := os.ReadFile(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := open(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[uint64]*volume.File{}
+	if err := v.Files(t.Context(), func(f *volume.File) error { found[f.ID] = f; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[uint64]bool{}
+	Mounted(t, image, func(dir string) {
+		err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() {
+				return err
+			}
+			st, err := os.Stat(p)
+			if err != nil {
+				return err
+			}
+			id := st.Sys().(*syscall.Stat_t).Ino
+			content, err := os.ReadFile(p)
+			if err != nil {
+				return err
+			}
+			f := found[id]
+			seen[id] = true
+			if f == nil {
+				if len(bytes.Trim(content, "\x00")) > 200 { // more than an inode holds
+					t.Errorf("%s was not found", p)
+				}
+				return nil
+			}
+			// What is not stored is zero: the stored bytes in order are the content
+			// without some zeros.
+			var stored []byte
+			for _, e := range f.Extents {
+				stored = append(stored, b[e.Offset:e.End()]...)
+			}
+			if f.Size != int64(len(content)) || !bytes.Equal(nonZero(stored), nonZero(content)) || len(stored) > len(content) {
+				t.Errorf("%s: %d bytes in %d extents of %d bytes are not its content", p, len(stored), len(f.Extents), f.Size)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	for id := range found {
+		if !seen[id] {
+			t.Errorf("inode %d is no file", id)
+		}
+	}
+	var got []volume.Extent
+	if err := v.Free(t.Context(), func(e volume.Extent) error { got = append(got, e); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(got, Join(free)) {
+		t.Errorf("%v is free, should be %v", got, Join(free))
+	}
+}
+
+// Join makes one of extents that follow each other.
+func Join(list []volume.Extent) (joined []volume.Extent) {
+	for _, e := range list {
+		if n := len(joined); n > 0 && joined[n-1].End() == e.Offset {
+			joined[n-1].Length += e.Length
+		} else {
+			joined = append(joined, e)
+		}
+	}
+	return joined
+}
+
+func nonZero(p []byte) []byte { return bytes.ReplaceAll(p, []byte{0}, nil) }
+
+// Check reads a volume of arbitrary bytes: whatever it says, all extents lie
+// inside, what is free ascends, and there is an end to it.
+func Check(t *testing.T, b []byte, open func(io.ReaderAt, int64) (volume.FileSystem, error)) {
+	v, err := open(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		return
+	}
+	inside := func(e volume.Extent) {
+		if e.Offset < 0 || e.Length <= 0 || e.Length > int64(len(b)) || e.Offset > int64(len(b))-e.Length {
+			t.Fatalf("%v lies outside", e)
+		}
+	}
+	total := int64(0)
+	v.Files(t.Context(), func(f *volume.File) error {
+		for _, e := range f.Extents {
+			inside(e)
+			total += e.Length
+		}
+		return nil
+	})
+	if total > 2*int64(len(b)) {
+		t.Fatalf("files of %d bytes in %d", total, len(b))
+	}
+	last := int64(-1)
+	v.Free(t.Context(), func(e volume.Extent) error {
+		inside(e)
+		if e.Offset <= last {
+			t.Fatalf("%v comes after %d", e, last)
+		}
+		last = e.End()
+		return nil
+	})
+}
+
+// Change returns a copy of b with bytes changed, each as four bytes say: three of
+// its place, one of its value.
+func Change(b, changes []byte) []byte {
+	b = bytes.Clone(b)
+	for ; len(changes) >= 4; changes = changes[4:] {
+		b[(int(changes[0])|int(changes[1])<<8|int(changes[2])<<16)%len(b)] = changes[3]
+	}
+	return b
+}
