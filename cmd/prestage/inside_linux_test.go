@@ -17,7 +17,7 @@ import (
 // known, held against the file systems' own tools.
 func TestInside(t *testing.T) {
 	testenv.NeedTime(t)
-	testenv.Need(t, "mkfs.ext4", "debugfs", "e2fsck", "mkntfs", "ntfscp", "ntfscat", "ntfsfix", "sfdisk", "mkswap", "swaplabel")
+	testenv.Need(t, "mkfs.ext4", "debugfs", "e2fsck", "mkntfs", "ntfscp", "ntfscat", "ntfsfix", "sfdisk", "mkswap", "swaplabel", "qemu-img")
 	p := scriptParams(t, "testdata/inside")
 	p.Cmds["disk"] = makeDisk
 	p.Cmds["partition"] = cutPartition

@@ -18,6 +18,7 @@ import (
 	"prestage/internal/client"
 	"prestage/internal/disk"
 	"prestage/internal/fsmap"
+	"prestage/internal/fsmap/guest"
 	"prestage/internal/fsmap/volume"
 	"prestage/internal/pack"
 	"prestage/internal/repo"
@@ -158,9 +159,11 @@ func (a *app) pack(ctx context.Context, source string, f packFlags) error {
 	}
 	start := time.Now()
 	if !f.opaque {
-		if o.Map, err = fsmap.ReadFiles(ctx, files); err != nil {
+		guests, opaque := guest.Open(files)
+		if o.Map, err = fsmap.Read(ctx, guests); err != nil {
 			return err
 		}
+		o.Map.Notes = append(opaque, o.Map.Notes...)
 	}
 	o.Meter, o.Kept = a.meter, &pack.Kept{}
 	x, encoded, err := r.Add(ctx, f.name, func(w io.Writer) (*ckm.Index, error) {

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	"prestage/internal/disk"
 	"prestage/internal/fsmap/ext"
 	"prestage/internal/fsmap/fat"
 	"prestage/internal/fsmap/ntfs"
@@ -33,25 +32,6 @@ var fileSystems = []struct {
 	name string
 	open func(r io.ReaderAt, size int64) (volume.FileSystem, error)
 }{{"ext4", ext.Open}, {"NTFS", ntfs.Open}, {"XFS", xfs.Open}, {"FAT", fat.Open}}
-
-// ReadFiles finds out what it can about the files of an image. See Read.
-func ReadFiles(ctx context.Context, files []*disk.File) (*Map, error) {
-	var guests []Guest
-	var notes []string
-	for i, f := range files {
-		if f.Format != "raw" {
-			notes = append(notes, fmt.Sprintf("%s: what is in a %s is not known here", f.Path, f.Format))
-			continue
-		}
-		guests = append(guests, Raw(f, uint32(i)))
-	}
-	m, err := Read(ctx, guests)
-	if err != nil {
-		return nil, err
-	}
-	m.Notes = append(notes, m.Notes...)
-	return m, nil
-}
 
 // Read finds out what it can about the disks of an image. What it cannot, it
 // notes: that makes updates larger and loses nothing. It fails only when ctx
