@@ -16,6 +16,7 @@ import (
 func (a *app) installCommand() *cobra.Command {
 	var images, store, limit string
 	var offline, full bool
+	var seeds []string
 	cmd := &cobra.Command{
 		Use:   "install IMAGE",
 		Short: "Install an image into the image store, from the pre-stage folder first",
@@ -27,7 +28,7 @@ no network needed. What is damaged there, or not there at all, comes from --imag
 			if err != nil {
 				return err
 			}
-			in.Full = full
+			in.Full, in.SeedFolders = full, seeds
 			done, err := in.Run(cmd.Context())
 			if err != nil {
 				return err
@@ -38,6 +39,7 @@ no network needed. What is damaged there, or not there at all, comes from --imag
 	imagesFlag(cmd, &images)
 	limitFlag(cmd, &limit)
 	cmd.Flags().StringVar(&store, "store", "", "image store (default the configured one)")
+	cmd.Flags().StringSliceVar(&seeds, "seed", nil, "folders of this machine whose files may hold parts of the image")
 	cmd.Flags().BoolVar(&full, "full", false, "fetch all of the image, whatever is here already")
 	cmd.Flags().BoolVar(&offline, "offline", false, "use the pre-stage folder alone")
 	return cmd

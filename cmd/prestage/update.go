@@ -17,6 +17,7 @@ type updateFlags struct {
 	images, store, limit string
 	keep                 int
 	full, dryRun, force  bool
+	seeds                []string
 }
 
 func (a *app) updateCommand() *cobra.Command {
@@ -49,6 +50,7 @@ pre-stage folder is not used, unless the setting update_from_prestaged says so.`
 	limitFlag(cmd, &f.limit)
 	cmd.Flags().StringVar(&f.store, "store", "", "image store (default the configured one)")
 	cmd.Flags().IntVar(&f.keep, "keep", 1, "versions before the new one that stay installed")
+	cmd.Flags().StringSliceVar(&f.seeds, "seed", nil, "folders of this machine whose files may hold parts of the image")
 	cmd.Flags().BoolVar(&f.full, "full", false, "fetch all of the image, whatever is here already")
 	cmd.Flags().BoolVar(&f.dryRun, "dry-run", false, "say what would be moved, and change nothing")
 	cmd.Flags().BoolVar(&f.force, "force", false, "remove versions even when they are in use")
@@ -67,7 +69,7 @@ func (a *app) update(ctx context.Context, arg string, f *updateFlags) (*client.U
 	if err != nil {
 		return nil, err
 	}
-	in.Full = f.full
+	in.Full, in.SeedFolders = f.full, f.seeds
 	// S11: pre-staging is for the first version, unless the machine's
 	// administrator decided otherwise.
 	if !s.UpdateFromPrestaged {

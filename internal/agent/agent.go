@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"time"
 
 	"prestage/ckm"
@@ -59,6 +60,9 @@ type Agent struct {
 	attested map[string]string
 	locked   string // the image store whose lock is held
 	unlock   func()
+
+	ownFiles   time.Time // when the machine's own files were looked at last
+	background sync.WaitGroup
 }
 
 // New returns the agent of a host, with DefaultTimes.
@@ -71,6 +75,7 @@ func New(h host.Host, log *slog.Logger) *Agent {
 func (a *Agent) Run(ctx context.Context, ready func()) error {
 	a.self.log = a.Log
 	defer a.release()
+	defer a.background.Wait()
 	started := teller{log: a.Log}
 	for first := true; ctx.Err() == nil; first = false {
 		task, err := a.prepare(ctx)
@@ -195,6 +200,7 @@ func (a *Agent) round(ctx context.Context, t *task, err error) time.Duration {
 		}
 	}
 	a.attest(ctx, t)
+	a.lookAtOwnFiles(ctx, t)
 	return next
 }
 

@@ -46,9 +46,10 @@ var allowed = map[string][]string{
 	// The procedure knows hosts by their interface alone, never an adapter.
 	"internal/prestage": {"ckm", "internal/acl", "internal/assemble", "internal/durable", "internal/host",
 		"internal/progress", "internal/repo", "internal/settings", "internal/verify"},
-	"internal/bundle": {"ckm", "internal/assemble", "internal/durable", "internal/prestage", "internal/progress", "internal/repo", "internal/settings"},
-	"internal/client": {"ckm", "internal/assemble", "internal/durable", "internal/progress", "internal/repo"},
-	"internal/agent": {"ckm", "internal/client", "internal/durable", "internal/host", "internal/prestage", "internal/progress",
+	"internal/bundle":   {"ckm", "internal/assemble", "internal/durable", "internal/prestage", "internal/progress", "internal/repo", "internal/settings"},
+	"internal/ownfiles": {"ckm", "internal/disk", "internal/durable", "internal/pack", "internal/progress"},
+	"internal/client":   {"ckm", "internal/assemble", "internal/durable", "internal/ownfiles", "internal/progress", "internal/repo"},
+	"internal/agent": {"ckm", "internal/client", "internal/durable", "internal/host", "internal/ownfiles", "internal/prestage", "internal/progress",
 		"internal/repo", "internal/settings"},
 	"internal/service": {"internal/durable"},
 	"internal/msrpc":   {},

@@ -30,9 +30,10 @@ type Install struct {
 	Meter     progress.Meter
 
 	// What is on this machine already need not be fetched (MED-V: Trim Transfer):
-	// other installed images, and these. Full fetches all of it all the same.
-	Seeds []assemble.Seed
-	Full  bool
+	// other installed images, what is known of the machine's own files, and the
+	// files in these folders. Full fetches all of it all the same.
+	SeedFolders []string
+	Full        bool
 }
 
 // Installed says what Run did.

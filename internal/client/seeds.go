@@ -5,6 +5,7 @@ import (
 
 	"prestage/ckm"
 	"prestage/internal/assemble"
+	"prestage/internal/ownfiles"
 	"prestage/internal/repo"
 )
 
@@ -20,7 +21,7 @@ func trimTransfer(x *ckm.Index) bool {
 }
 
 // seeds returns what the machine has that may hold chunks of x, the most likely
-// first: the image's other versions, other images, what else was named. In dir
+// first: the image's other versions, other images, its own files. In dir
 // lies the version before, or a later one when there is none.
 func (in *Install) seeds(x *ckm.Index) (list []assemble.Seed, dir string) {
 	add := func(name string, version uint32) bool {
@@ -49,7 +50,10 @@ func (in *Install) seeds(x *ckm.Index) (list []assemble.Seed, dir string) {
 			add(o.Name, o.Version)
 		}
 	}
-	return append(list, in.Seeds...), dir
+	if len(in.SeedFolders) > 0 || exists(in.Store.OwnFiles()) {
+		list = append(list, &ownfiles.Seed{Cache: in.Store.OwnFiles(), Folders: in.SeedFolders, Image: x, Meter: in.Meter})
+	}
+	return list, dir
 }
 
 func distance(a, b uint32) uint32 { return max(a, b) - min(a, b) }

@@ -27,6 +27,9 @@ type Store struct{ dir string }
 // NewStore returns the image store in dir, which need not exist yet.
 func NewStore(dir string) *Store { return &Store{dir} }
 
+// OwnFiles returns the path of what is known of the machine's own files.
+func (s *Store) OwnFiles() string { return filepath.Join(s.dir, ".own-files") }
+
 // String returns the store's path.
 func (s *Store) String() string { return s.dir }
 
