@@ -17,6 +17,7 @@ mtools          # mcopy: fills them, without the kernel's help
 exfatprogs      # mkfs.exfat, fsck.exfat, dump.exfat: disks of data to pack
 exfat-fuse      # fills them, without the kernel's help
 ntfs-3g         # mkntfs and ntfscat: Windows disks to pack, without Windows; a second opinion on their files
+lvm2            # disks with logical volumes
 fdisk           # sfdisk: disks with partitions
 xfsprogs        # mkfs.xfs, xfs_db: disks to pack, whose files can share bytes; a second opinion on them
 btrfs-progs     # mkfs.btrfs: another one

@@ -11,6 +11,7 @@ import (
 
 	"prestage/internal/fsmap/ext"
 	"prestage/internal/fsmap/fat"
+	"prestage/internal/fsmap/lvm"
 	"prestage/internal/fsmap/ntfs"
 	"prestage/internal/fsmap/part"
 	"prestage/internal/fsmap/volume"
@@ -92,6 +93,49 @@ func (r *reader) slice(offset, size int64) span {
 	}}
 }
 
+// pieces is what consists of parts of s.
+func (s span) pieces(parts []volume.Extent, size int64) span {
+	locate := func(off, length int64, yield func(int64, int64) error) error {
+		for _, p := range parts {
+			if off < p.Length && length > 0 {
+				n := min(length, p.Length-off)
+				if err := yield(p.Offset+off, n); err != nil {
+					return err
+				}
+				off, length = off+n, length-n
+			}
+			off -= min(off, p.Length)
+		}
+		return nil
+	}
+	return span{pieced{s, locate}, size, func(off, length int64, yield func(int64, int64) error) error {
+		return locate(off, length, func(off, length int64) error { return s.locate(off, length, yield) })
+	}}
+}
+
+// pieced reads what consists of parts of something.
+type pieced struct {
+	io.ReaderAt
+	locate func(offset, length int64, yield func(offset, length int64) error) error
+}
+
+// ReadAt implements io.ReaderAt.
+func (r pieced) ReadAt(p []byte, off int64) (int, error) {
+	done := 0
+	err := r.locate(off, int64(len(p)), func(at, n int64) error {
+		m, err := r.ReaderAt.ReadAt(p[done:done+int(n)], at)
+		done += m
+		if int64(m) == n {
+			err = nil
+		}
+		return err
+	})
+	if err == nil && done < len(p) {
+		err = io.EOF
+	}
+	return done, err
+}
+
 // volume reads what is in a volume, if it is a file system. What is found of one
 // that turns out to be damaged is forgotten.
 func (r *reader) volume(what string, s span) {
@@ -109,6 +153,9 @@ func (r *reader) volume(what string, s span) {
 // be taken for it, so what is two kinds at once is neither.
 func (r *reader) fileSystem(s span) error {
 	if ok, err := r.swap(s); ok || err != nil {
+		return err
+	}
+	if ok, err := r.logical(s); ok || err != nil {
 		return err
 	}
 	if name, err := opaque(s, s.size); name != "" || err != nil {
@@ -138,6 +185,26 @@ func (r *reader) fileSystem(s span) error {
 		return r.unknown(s)
 	}
 	return r.read(s, found[0])
+}
+
+// logical reads the logical volumes in a physical one, and reports whether it is
+// one.
+func (r *reader) logical(s span) (bool, error) {
+	volumes, err := lvm.Read(s, s.size)
+	if errors.Is(err, volume.ErrUnknown) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	for _, v := range volumes {
+		if v.Why != nil {
+			r.note(v.Name, v.Why)
+			continue
+		}
+		r.volume(v.Name, s.pieces(v.Parts, v.Size))
+	}
+	return true, nil
 }
 
 // unknown says what is known of a volume without a file system: nothing is lost
