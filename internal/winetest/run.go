@@ -120,7 +120,16 @@ func (p *Prefix) run(winrun string, c Command) (Result, error) {
 	if err := os.WriteFile(at("request"), text, 0o644); err != nil {
 		return Result{}, err
 	}
-	runErr := p.start(at("wine"), c.Timeout+30*time.Second, c.Debug, winrun, p.Windows(at("request")))
+	// Now and then, on a busy machine, Wine does not start a program and says
+	// nothing at all. Winrun would have left an answer, or a word.
+	var runErr error
+	for range 3 {
+		runErr = p.start(at("wine"), c.Timeout+30*time.Second, c.Debug, winrun, p.Windows(at("request")))
+		_, err := os.Stat(at("result"))
+		if said, _ := os.ReadFile(at("wine")); runErr == nil || err == nil || len(said) > 0 {
+			break
+		}
+	}
 
 	var r Result
 	for name, to := range map[string]*string{"stdout": &r.Stdout, "stderr": &r.Stderr} {
