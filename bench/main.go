@@ -31,6 +31,8 @@ type options struct {
 	doc      string // the document to write the table into; empty for none
 	template string // what the document is made from when it does not exist
 
+	versionsDir string // versions of the image; empty if there are none
+
 	only string // the one part to measure; empty for all
 
 	prestage, desync, casync, zstd, partclone string
@@ -52,8 +54,9 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 3, "how often each side runs")
 	flag.StringVar(&o.doc, "doc", "", "document that receives the table")
 	flag.StringVar(&o.template, "template", "", "what the document is made from when it does not exist yet")
-	flag.StringVar(&o.only, "only", "", "measure this part alone: local or push")
+	flag.StringVar(&o.only, "only", "", "measure this part alone: local, update or push")
 	flag.StringVar(&o.prestage, "prestage", "", "prestage binary")
+	flag.StringVar(&o.versionsDir, "versions", "", "folder of versions of the image")
 	flag.StringVar(&o.desync, "desync", "", "desync binary")
 	flag.Parse()
 	if o.image == "" || o.work == "" || o.prestage == "" || o.rounds < 1 || flag.NArg() != 0 {
@@ -100,8 +103,9 @@ func lookPath(name string) string {
 
 // Parts of the measurements, each with a table of its own.
 const (
-	partLocal = "local"
-	partPush  = "push"
+	partLocal  = "local"
+	partPush   = "push"
+	partUpdate = "update"
 )
 
 func run(ctx context.Context, o options) error {
@@ -111,7 +115,7 @@ func run(ctx context.Context, o options) error {
 		name    string
 		measure func() ([]row, error)
 		facts   func() string
-	}{{partLocal, b.local, b.facts}, {partPush, b.push, b.pushFacts}} {
+	}{{partLocal, b.local, b.facts}, {partUpdate, b.updates, b.updateFacts}, {partPush, b.push, b.pushFacts}} {
 		if o.only != "" && o.only != p.name {
 			continue
 		}
@@ -125,7 +129,7 @@ func run(ctx context.Context, o options) error {
 		}
 	}
 	if len(texts) == 0 {
-		return fmt.Errorf("there is no part %q, only %s and %s", o.only, partLocal, partPush)
+		return fmt.Errorf("there is no part %q, only %s, %s and %s", o.only, partLocal, partUpdate, partPush)
 	}
 	if o.doc == "" {
 		return nil

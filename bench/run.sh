@@ -3,7 +3,7 @@
 # What "make bench" runs; bench/README.md says how to read it.
 #
 #   ROUNDS=3 DOC=doc/performance.md bench/run.sh
-#   ONLY=push bench/run.sh    only pushing to machines (or ONLY=local)
+#   ONLY=push bench/run.sh    only pushing to machines (or ONLY=local, ONLY=update)
 #
 # Exit codes: 0 measured (budgets met or not), 77 skipped: there is no image
 # and this machine cannot build one, anything else: a measurement failed.
@@ -102,6 +102,13 @@ else
 	[ $code = 0 ] || exit $code
 fi
 
+versions=
+if [ -z "${ONLY:-}" ] || [ "${ONLY:-}" = update ]; then
+	code=0
+	versions=$(bench/image.sh --versions) || code=$?
+	[ $code = 77 ] || [ $code = 0 ] || exit $code
+fi
+
 # The original, the results of two packers, and an installed image at a time.
 need=$(($(du -k -- "$image" | cut -f1) * 4))
 [ "$(df --output=avail -k "$cache" | tail -n 1)" -ge $need ] || {
@@ -112,7 +119,7 @@ need=$(($(du -k -- "$image" | cut -f1) * 4))
 # 4. Measure. In the background, so that the traps above are heard.
 mkdir "$work/run"
 "$work/bench" -image "$image" -work "$work/run" -rounds "$rounds" \
-	-prestage "$prestage" -desync "$desync" -only "${ONLY:-}" \
+	-versions "$versions" -prestage "$prestage" -desync "$desync" -only "${ONLY:-}" \
 	-doc "$doc" -template bench/performance.md <&0 &
 child=$!
 code=0
