@@ -88,6 +88,25 @@ func DecodeHead(p []byte) (*Head, error) {
 	return h, nil
 }
 
+// Page is a part of an INDEX that other versions may have too.
+type Page struct {
+	Offset, Length int64 // bytes, in the INDEX
+	Digest         Digest
+}
+
+// Pages returns all pages, in order. They follow each other from the head on.
+func (h *Head) Pages() []Page {
+	list := make([]Page, 0, len(h.chunkPages)+len(h.mapPages))
+	at := int64(h.size)
+	for _, pages := range [][]page{h.chunkPages, h.mapPages} {
+		for _, p := range pages {
+			list = append(list, Page{at, int64(p.length), p.digest})
+			at += int64(p.length)
+		}
+	}
+	return list
+}
+
 // decodeTable reports false when the entries are not what the header claims:
 // pages of other lengths, or with other numbers of chunks or segments.
 func (h *Head) decodeTable(table []byte, chunkPages int) bool {

@@ -34,6 +34,8 @@ type Install struct {
 	// files in these folders. Full fetches all of it all the same.
 	SeedFolders []string
 	Full        bool
+
+	indexFetched int64 // bytes of INDEXes that were read
 }
 
 // Installed says what Run did.
@@ -46,7 +48,7 @@ type Installed struct {
 	Sources []Supply `json:"sources"`
 	Reused  []Supply `json:"reused,omitempty"` // what was here already
 
-	index int64 // bytes of the INDEX
+	index int64 // bytes of the INDEX that were fetched
 }
 
 // Supply says how much a source has supplied.
@@ -171,7 +173,8 @@ func (in *Install) readIndex(ctx context.Context, r repo.Repository) (*ckm.Index
 		}
 		version = e.Version
 	}
-	encoded, err := r.Index(ctx, in.Name, version)
+	encoded, fetched, err := repo.IndexFrom(ctx, r, in.Name, version, in.Store.latestIndex(in.Name))
+	in.indexFetched += fetched
 	if err != nil {
 		return nil, nil, err
 	}
@@ -200,7 +203,7 @@ func (in *Install) build(ctx context.Context, x *ckm.Index, encoded []byte) (*In
 	if err := os.Chmod(partial, 0o755); err != nil {
 		return nil, err
 	}
-	done := &Installed{Name: x.Name, Version: x.Version, Dir: in.Store.ImageDir(x.Name, x.Version), Size: x.ImageSize(), Sources: []Supply{}, index: int64(len(encoded))}
+	done := &Installed{Name: x.Name, Version: x.Version, Dir: in.Store.ImageDir(x.Name, x.Version), Size: x.ImageSize(), Sources: []Supply{}, index: in.indexFetched}
 	for i, n := range fetch.Fetched {
 		if n > 0 {
 			done.Sources = append(done.Sources, Supply{fetch.Sources[i].Name, n})

@@ -56,6 +56,20 @@ func (s *Store) Index(name string, version uint32) (*ckm.Index, error) {
 	return x, nil
 }
 
+// latestIndex returns the bytes of the index of the latest installed version of an
+// image, nil if there is none.
+func (s *Store) latestIndex(name string) []byte {
+	versions, err := s.Versions(name)
+	if err != nil || len(versions) == 0 {
+		return nil
+	}
+	b, err := repo.ReadIndexFile(s.indexPath(name, versions[len(versions)-1]))
+	if err != nil {
+		return nil
+	}
+	return b
+}
+
 // RestoreIndex replaces the damaged index of an installed image by that of r.
 func (s *Store) RestoreIndex(ctx context.Context, r repo.Repository, name string, version uint32) error {
 	b, err := r.Index(ctx, name, version)

@@ -24,7 +24,7 @@ type Updated struct {
 	Installed
 	From    uint32   `json:"from"`              // the latest version that was installed before
 	Fetch   int64    `json:"fetch"`             // bytes as stored, without the INDEX
-	Index   int64    `json:"index"`             // bytes of the INDEX
+	Index   int64    `json:"index"`             // bytes of the INDEX that are not here
 	Removed []uint32 `json:"removed,omitempty"` // versions
 	DryRun  bool     `json:"dry_run,omitempty"`
 }
@@ -61,11 +61,11 @@ func (u *Update) Estimate(ctx context.Context) (*Updated, error) {
 	if err != nil || done != nil {
 		return done, err
 	}
-	x, encoded, err := u.findIndex(ctx)
+	x, _, err := u.findIndex(ctx)
 	if err != nil {
 		return nil, err
 	}
-	done = &Updated{From: from, Index: int64(len(encoded)), DryRun: true}
+	done = &Updated{From: from, Index: u.indexFetched, DryRun: true}
 	done.Installed = Installed{Name: x.Name, Version: x.Version, Dir: u.Store.ImageDir(x.Name, x.Version), Size: x.ImageSize(), Sources: []Supply{}}
 	f := u.fetcher(x)
 	reused, fetched := f.Estimate()
