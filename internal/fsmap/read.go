@@ -222,6 +222,9 @@ func (r *reader) unknown(s span) error {
 
 func (r *reader) read(s span, v volume.FileSystem) error {
 	err := v.Files(r.ctx, func(f *volume.File) error {
+		if err := r.swapFile(s, f); err != nil {
+			return err
+		}
 		to := File{Kind: f.Kind, Extents: make([]Extent, 0, len(f.Extents))}
 		for _, e := range f.Extents {
 			if err := r.place(s, e, &to.Extents); err != nil {
