@@ -20,7 +20,7 @@ ntfs-3g         # mkntfs and ntfscat: Windows disks to pack, without Windows; a 
 lvm2            # disks with logical volumes
 fdisk           # sfdisk: disks with partitions
 xfsprogs        # mkfs.xfs, xfs_db: disks to pack, whose files can share bytes; a second opinion on them
-btrfs-progs     # mkfs.btrfs: another one
+btrfs-progs     # mkfs.btrfs: another one; btrfs check
 qemu-utils      # qemu-img: VHD, VHDX, qcow2 and VMDK images as other tools write them
 zstd            # zstd -t: a CKM must be a valid zstd file to everybody else
 nginx-light     # a web server that is not ours must serve packages as well as ours

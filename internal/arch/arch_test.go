@@ -28,6 +28,7 @@ var allowed = map[string][]string{
 	"internal/disk":     {"ckm"},
 	// A file system knows nothing of what it is read for.
 	"internal/fsmap/volume": {},
+	"internal/fsmap/btrfs":  {"internal/fsmap/volume"},
 	"internal/fsmap/ext":    {"internal/fsmap/volume"},
 	"internal/fsmap/ntfs":   {"internal/fsmap/volume"},
 	"internal/fsmap/fat":    {"internal/fsmap/volume"},
@@ -36,7 +37,7 @@ var allowed = map[string][]string{
 	"internal/fsmap/fstest": {"internal/fsmap/volume", "internal/testenv"},
 	"internal/fsmap/lvm":    {"internal/fsmap/volume"},
 	"internal/fsmap/part":   {"internal/fsmap/volume"},
-	"internal/fsmap": {"internal/fsmap/ext", "internal/fsmap/fat", "internal/fsmap/lvm", "internal/fsmap/ntfs", "internal/fsmap/part",
+	"internal/fsmap": {"internal/fsmap/btrfs", "internal/fsmap/ext", "internal/fsmap/fat", "internal/fsmap/lvm", "internal/fsmap/ntfs", "internal/fsmap/part",
 		"internal/fsmap/volume", "internal/fsmap/xfs"},
 	"internal/pack":      {"ckm", "internal/chunk", "internal/disk", "internal/fsmap", "internal/fsmap/volume", "internal/progress"},
 	"internal/repo":      {"ckm", "internal/durable"},

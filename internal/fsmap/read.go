@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"prestage/internal/fsmap/btrfs"
 	"prestage/internal/fsmap/ext"
 	"prestage/internal/fsmap/fat"
 	"prestage/internal/fsmap/lvm"
@@ -32,7 +33,7 @@ type Guest interface {
 var fileSystems = []struct {
 	name string
 	open func(r io.ReaderAt, size int64) (volume.FileSystem, error)
-}{{"ext4", ext.Open}, {"NTFS", ntfs.Open}, {"XFS", xfs.Open}, {"FAT", fat.Open}}
+}{{"ext4", ext.Open}, {"NTFS", ntfs.Open}, {"XFS", xfs.Open}, {"FAT", fat.Open}, {"Btrfs", btrfs.Open}}
 
 // Read finds out what it can about the disks of an image. What it cannot, it
 // notes: that makes updates larger and loses nothing. It fails only when ctx
