@@ -489,7 +489,7 @@ func TestNginx(t *testing.T) {
 	// A gap that is smaller than what a request costs is not worth one.
 	t.Run("repair of neighbours", func(t *testing.T) {
 		p := packImage("win", 5, append(testenv.Text(1, 3*mib), make([]byte, 3*mib)...))
-		if between := p.x.Frame(4).Stored; between > 128*kib {
+		if between := p.x.Frame(4).Stored; between > 96*kib {
 			t.Fatalf("the frame in between has %d bytes", between)
 		}
 		for name, data := range files(p) {
@@ -502,7 +502,7 @@ func TestNginx(t *testing.T) {
 		staged[ckm.DataName("win", 5)] = damaged(p.ckm, bad)
 		before := len(n.lines(t))
 		mustRun(t, t.TempDir(), repo.NewFolder(folder(t, staged)), r, p)
-		if requests, sent, _ := totals(n.lines(t)[before:], ckm.DataExt); requests != 1+1 || int64(sent) > size+128*kib+ckm.HeaderSize {
+		if requests, sent, _ := totals(n.lines(t)[before:], ckm.DataExt); requests != 1+1 || int64(sent) > size+96*kib+ckm.HeaderSize {
 			t.Errorf("%d bytes by %d requests for two frames of %d bytes", sent, requests, size)
 		}
 	})

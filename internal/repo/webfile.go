@@ -35,7 +35,7 @@ func (f *webFile) Traits() Traits {
 	if f.noRanges {
 		return Traits{Readers: 1, MaxSpan: 1 << 62, MaxGap: 1 << 62}
 	}
-	return Traits{Readers: webReaders, MaxSpan: 16 << 20, MaxGap: 128 << 10}
+	return Traits{Readers: webReaders, MaxSpan: 16 << 20, MaxGap: 96 << 10}
 }
 
 // ReadRange implements Data.
