@@ -84,8 +84,9 @@ func TestRefused(t *testing.T) {
 		"journal": {func(t *testing.T, image string) {
 			fstest.Run(t, "debugfs", "-w", "-R", "feature needs_recovery", image)
 		}, volume.ErrRefused, "was not unmounted"},
-		"errors":  {func(t *testing.T, image string) { fstest.Run(t, "debugfs", "-w", "-R", "ssv state 2", image) }, volume.ErrRefused, "unmounted"},
-		"unknown": {func(t *testing.T, image string) { fstest.Run(t, "debugfs", "-w", "-R", "feature FEATURE_I30", image) }, volume.ErrRefused, "not known here"},
+		"errors":   {func(t *testing.T, image string) { fstest.Run(t, "debugfs", "-w", "-R", "ssv state 2", image) }, volume.ErrRefused, "unmounted"},
+		"clusters": {func(t *testing.T, image string) { fstest.Run(t, "mkfs.ext4", "-q", "-F", "-O", "bigalloc", image) }, volume.ErrRefused, "bigalloc"},
+		"unknown":  {func(t *testing.T, image string) { fstest.Run(t, "debugfs", "-w", "-R", "feature FEATURE_I30", image) }, volume.ErrRefused, "not known here"},
 		"checksum": {func(t *testing.T, image string) {
 			fstest.Run(t, "dd", "if=/dev/urandom", "of="+image, "bs=1", "count=4", "seek=1100", "conv=notrunc")
 		}, nil, ""},
