@@ -107,6 +107,11 @@ if [ -z "${ONLY:-}" ] || [ "${ONLY:-}" = update ]; then
 	code=0
 	versions=$(bench/image.sh --versions) || code=$?
 	[ $code = 77 ] || [ $code = 0 ] || exit $code
+	if [ -n "$versions" ]; then
+		code=0
+		bench/ntfs.sh "$versions" || code=$?
+		[ $code = 77 ] || [ $code = 0 ] || exit $code
+	fi
 fi
 
 # The original, the results of two packers, and an installed image at a time.

@@ -14,17 +14,26 @@ import (
 	"strings"
 )
 
-// The versions of an image that updates are measured with; the first is what is
-// installed.
-const oldVersion = "v1"
+// change is an update that is measured: two files of the folder of versions. What
+// ends in .vhdx is made of the raw one.
+type change struct {
+	from, to, work string
+	budget         float64 // against desync
+	all            bool    // against rsync and the floor, too
+}
 
-var laterVersions = []struct {
-	file, work string
-	budget     float64 // against desync
-}{
-	{"patched", "update, patches in place", 0.38},
-	{"later", "update, patches and programs in place", 0},
-	{"rebuilt", "update, rebuilt image", 0.58},
+const (
+	oldVersion = "v1.raw"
+	rebuilt    = "rebuilt.raw"
+)
+
+var changes = []change{
+	{oldVersion, "patched.raw", "update, patches in place", 0.38, true},
+	{oldVersion, "later.raw", "update, patches and programs in place", 0, true},
+	{oldVersion, rebuilt, "update, rebuilt image", 0.58, true},
+	{"ntfs-v1.raw", "ntfs-later.raw", "update, NTFS, in place", 0.58, false},
+	{"ntfs-v1.raw", "ntfs-rebuilt.raw", "update, NTFS, rebuilt image", 0.58, false},
+	{"v1.vhdx", "rebuilt.vhdx", "update, VHDX, rebuilt image", 0.58, false},
 }
 
 const (
@@ -39,42 +48,51 @@ func (b *bench) updates() ([]row, error) {
 	if b.versionsDir == "" {
 		return []row{{work: "update", against: desyncSeed, missing: "not measured: the versions of the image could not be built"}}, nil
 	}
-	theirs, err := b.seeded()
-	if err != nil {
-		return nil, err
-	}
+	theirs := map[change]chunkers{}
 	var rows []row
-	for _, v := range laterVersions {
-		ours, err := b.update(v.file, "--discard-free")
+	for _, c := range changes {
+		work := c.work + ", --discard-free"
+		if _, err := os.Stat(b.versionFile(c.from)); err != nil {
+			rows = append(rows, row{work: work, against: desyncSeed, budget: c.budget, missing: "not measured: " + c.from + " could not be built"})
+			continue
+		}
+		ours, err := b.update(c, "--discard-free")
 		if err != nil {
+			return nil, err
+		}
+		if theirs[c], err = b.seeded(c); err != nil {
 			return nil, err
 		}
 		add := func(against string, budget float64, n int64) {
 			if n > 0 {
-				rows = append(rows, byteRow(v.work+", --discard-free", against, budget, ours, n))
+				rows = append(rows, byteRow(work, against, budget, ours, n))
 			} else {
-				rows = append(rows, row{work: v.work + ", --discard-free", against: against, budget: budget, missing: "not measured: a program is missing"})
+				rows = append(rows, row{work: work, against: against, budget: budget, missing: "not measured: a program is missing"})
 			}
 		}
-		add(desyncSeed, v.budget, theirs[v.file].desync)
-		add(casyncSeed, 0, theirs[v.file].casync)
-		rsync, err := b.rsync(v.file)
+		add(desyncSeed, c.budget, theirs[c].desync)
+		if !c.all {
+			continue
+		}
+		add(casyncSeed, 0, theirs[c].casync)
+		rsync, err := b.rsync(c)
 		if err != nil {
 			return nil, err
 		}
 		add(rsyncName, 0, rsync)
-		floor, err := b.floor(v.file)
+		floor, err := b.floor(c)
 		if err != nil {
 			return nil, err
 		}
 		add(floorName, 1.15, floor)
 	}
-	ours, err := b.update("rebuilt")
+	exact := changes[2]
+	ours, err := b.update(exact)
 	if err != nil {
 		return nil, err
 	}
-	if n := theirs["rebuilt"].desync; n > 0 {
-		rows = append(rows, byteRow("update, rebuilt image, bit-exact", desyncSeed, 0, ours, n))
+	if n := theirs[exact].desync; n > 0 {
+		rows = append(rows, byteRow(exact.work+", bit-exact", desyncSeed, 0, ours, n))
 	}
 	timed, err := b.updateTime()
 	if err != nil {
@@ -84,14 +102,24 @@ func (b *bench) updates() ([]row, error) {
 	return append(append(rows, timed...), own...), err
 }
 
+// versionFile returns the raw file that a version is, or is made of.
+func (b *bench) versionFile(name string) string {
+	return filepath.Join(b.versionsDir, strings.TrimSuffix(name, filepath.Ext(name))+".raw")
+}
+
 // version makes the file that packing reads one version of the image: it has the
 // same name in all of them.
 func (b *bench) version(name string) (string, error) {
-	path := b.path("disk.raw")
+	path := b.path("disk" + filepath.Ext(name))
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
-	return path, os.Symlink(filepath.Join(b.versionsDir, name+".raw"), path)
+	if filepath.Ext(name) == ".vhdx" {
+		b.say("%s", name)
+		_, err := b.output("qemu-img", "convert", "-f", "raw", "-O", "vhdx", b.versionFile(name), path)
+		return path, err
+	}
+	return path, os.Symlink(b.versionFile(name), path)
 }
 
 // packVersions packs versions, one after the other, into a new folder.
@@ -117,16 +145,16 @@ func (b *bench) packVersions(images string, versions []string, flags ...string) 
 
 // update updates the installed old version and returns the bytes that were
 // fetched, with the INDEX.
-func (b *bench) update(to string, flags ...string) (int64, error) {
+func (b *bench) update(c change, flags ...string) (int64, error) {
 	images, store := b.path("images.update"), b.path("vms.update")
 	defer removeAll([]string{images, store})
-	if err := b.packVersions(images, []string{oldVersion, to}, flags...); err != nil {
+	if err := b.packVersions(images, []string{c.from, c.to}, flags...); err != nil {
 		return 0, err
 	}
 	if _, err := b.output(b.our("install", imageName+":1", "--images", images, "--store", store)...); err != nil {
 		return 0, err
 	}
-	b.say("update to %s", to)
+	b.say("update to %s", c.to)
 	out, err := b.output(b.our("update", imageName, "--images", images, "--store", store, "--json")...)
 	if err != nil {
 		return 0, err
@@ -136,7 +164,7 @@ func (b *bench) update(to string, flags ...string) (int64, error) {
 		if err != nil {
 			return 0, err
 		}
-		if err := sameContent(filepath.Join(b.versionsDir, to+".raw"), got); err != nil {
+		if err := sameContent(b.versionFile(c.to), got); err != nil {
 			return 0, err
 		}
 	}
@@ -153,88 +181,84 @@ func (b *bench) update(to string, flags ...string) (int64, error) {
 // chunkers are the bytes that others would fetch: new chunks and the new index.
 type chunkers struct{ desync, casync int64 }
 
-// seeded finds out what desync and casync would fetch for each version: what their
-// stores grow by.
-func (b *bench) seeded() (map[string]chunkers, error) {
-	found := map[string]chunkers{}
-	grow := func(name string, argv func(store, index, image string) []string) error {
-		store, base := b.path(name+".grown"), b.path(name+".base")
-		defer removeAll([]string{store, base})
-		before := int64(0)
-		if err := os.Mkdir(store, 0o755); err != nil {
-			return err
-		}
-		for i, v := range append([]string{oldVersion}, "patched", "later", "rebuilt") {
-			index := b.path(v + ".caibx")
-			b.say("%s, %s", name, v)
-			if _, err := b.output(argv(store, index, filepath.Join(b.versionsDir, v+".raw"))...); err != nil {
-				return err
-			}
-			after, err := treeSize(store)
-			if err != nil {
-				return err
-			}
-			st, err := os.Stat(index)
-			if err != nil {
-				return err
-			}
-			if i == 0 {
-				before = after
-				if err := os.Rename(store, base); err != nil {
-					return err
-				}
-			} else {
-				c := found[v]
-				if name == "desync" {
-					c.desync = after - before + st.Size()
-				} else {
-					c.casync = after - before + st.Size()
-				}
-				found[v] = c
-				if err := os.RemoveAll(store); err != nil {
-					return err
-				}
-			}
-			if _, err := b.output("cp", "-rl", base, store); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
+// seeded finds out what desync and, if all are asked, casync would fetch: what
+// their stores grow by.
+func (b *bench) seeded(c change) (found chunkers, err error) {
 	if b.desync != "" {
-		if err := grow("desync", func(store, index, image string) []string {
+		if found.desync, err = b.growth("desync", c, func(store, index, image string) []string {
 			return []string{b.desync, "make", "-s", store, index, image}
 		}); err != nil {
-			return nil, err
+			return found, err
 		}
 	}
-	if b.casync != "" {
-		if err := grow("casync", func(store, index, image string) []string {
+	if b.casync != "" && c.all {
+		found.casync, err = b.growth("casync", c, func(store, index, image string) []string {
 			return []string{b.casync, "make", "--store=" + store, index, image}
-		}); err != nil {
-			return nil, err
+		})
+	}
+	return found, err
+}
+
+// growth returns how much a program's store grows by a version, and its index. The
+// store of the old version is kept for the next one.
+func (b *bench) growth(name string, c change, argv func(store, index, image string) []string) (int64, error) {
+	store, base, index := b.path(name+".grown"), b.path(name+"."+c.from), b.path("grown.caibx")
+	defer removeAll([]string{store, index})
+	make := func(store, version string) error {
+		path, err := b.version(version)
+		if err != nil {
+			return err
+		}
+		b.say("%s, %s", name, version)
+		_, err = b.output(argv(store, index, path)...)
+		return err
+	}
+	if _, err := os.Stat(base); err != nil {
+		if err := os.Mkdir(base, 0o755); err != nil {
+			return 0, err
+		}
+		if err := make(base, c.from); err != nil {
+			return 0, err
 		}
 	}
-	return found, nil
+	before, err := treeSize(base)
+	if err != nil {
+		return 0, err
+	}
+	if _, err := b.output("cp", "-rl", base, store); err != nil {
+		return 0, err
+	}
+	if err := make(store, c.to); err != nil {
+		return 0, err
+	}
+	after, err := treeSize(store)
+	if err != nil {
+		return 0, err
+	}
+	st, err := os.Stat(index)
+	if err != nil {
+		return 0, err
+	}
+	return after - before + st.Size(), nil
 }
 
 var rsyncBytes = regexp.MustCompile(`Total bytes (?:sent|received): ([\d,]+)`)
 
 // rsync returns the bytes that rsync sends and receives to turn the old version
 // into another; 0 if there is no rsync.
-func (b *bench) rsync(to string) (int64, error) {
+func (b *bench) rsync(c change) (int64, error) {
 	rsync := lookPath("rsync")
 	if rsync == "" {
 		return 0, nil
 	}
 	copied := b.path("rsync.raw")
 	defer os.Remove(copied)
-	b.say("rsync, %s", to)
-	if _, err := b.output("cp", "--sparse=always", filepath.Join(b.versionsDir, oldVersion+".raw"), copied); err != nil {
+	b.say("rsync, %s", c.to)
+	if _, err := b.output("cp", "--sparse=always", b.versionFile(c.from), copied); err != nil {
 		return 0, err
 	}
 	out, err := b.output(rsync, "--no-whole-file", "--inplace", "--ignore-times", "--compress", "--compress-choice=zstd", "--stats",
-		filepath.Join(b.versionsDir, to+".raw"), copied)
+		b.versionFile(c.to), copied)
 	if err != nil {
 		return 0, err
 	}
@@ -251,11 +275,11 @@ func (b *bench) rsync(to string) (int64, error) {
 
 // floor returns how many bytes the files take that another version adds or
 // changes, by zstd -3 in one stream; 0 if it cannot be found out.
-func (b *bench) floor(to string) (int64, error) {
+func (b *bench) floor(c change) (int64, error) {
 	if b.zstd == "" || os.Geteuid() != 0 {
 		return 0, nil
 	}
-	b.say("files of %s", to)
+	b.say("files of %s", c.to)
 	const script = `set -euo pipefail
 cd "$1"; mkdir -p old new
 trap 'umount old new 2>/dev/null || true' EXIT
@@ -265,7 +289,7 @@ mount -o loop,ro,noload "$3" new
 	cmp -s "old/$f" "new/$f" || printf '%s\0' "$f"
 done >changed
 (cd new && tar -c --null -T ../changed) | "$4" -q -3 -T0 -c | wc -c`
-	out, err := b.output("bash", "-c", script, "bash", b.work, filepath.Join(b.versionsDir, oldVersion+".raw"), filepath.Join(b.versionsDir, to+".raw"), b.zstd)
+	out, err := b.output("bash", "-c", script, "bash", b.work, b.versionFile(c.from), b.versionFile(c.to), b.zstd)
 	if err != nil {
 		return 0, err
 	}
@@ -277,7 +301,7 @@ done >changed
 func (b *bench) updateTime() ([]row, error) {
 	images, store, target := b.path("images.update"), b.path("vms.update"), b.path("target.raw")
 	defer removeAll([]string{images, store, target})
-	if err := b.packVersions(images, []string{oldVersion, "rebuilt"}); err != nil {
+	if err := b.packVersions(images, []string{oldVersion, rebuilt}); err != nil {
 		return nil, err
 	}
 	if _, err := b.output(b.our("install", imageName+":1", "--images", images, "--store", store)...); err != nil {
@@ -294,10 +318,10 @@ func (b *bench) updateTime() ([]row, error) {
 		if err := os.Mkdir(chunks, 0o755); err != nil {
 			return nil, err
 		}
-		image := filepath.Join(b.versionsDir, oldVersion+".raw")
+		image := b.versionFile(oldVersion)
 		for _, argv := range [][]string{
 			{b.desync, "make", "-s", chunks, old, image},
-			{b.desync, "make", "-s", chunks, index, filepath.Join(b.versionsDir, "rebuilt.raw")},
+			{b.desync, "make", "-s", chunks, index, b.versionFile(rebuilt)},
 		} {
 			if _, err := b.output(argv...); err != nil {
 				return nil, err

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The main job, on a real file system image, in a folder of its own: pack,
-# pre-stage, verify, install offline, compare, damage, repair. It needs no
+# pre-stage, verify, install offline, compare, damage, repair, update. It needs no
 # root, and leaves nothing behind.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -9,6 +9,7 @@ mkfs=$(PATH=$PATH:/usr/sbin:/sbin command -v mkfs.ext4) || {
 	echo "demo: mkfs.ext4 is missing; install it with: apt-get install e2fsprogs" >&2
 	exit 1
 }
+debugfs=${mkfs%mkfs.ext4}debugfs
 bin=$PWD/bin/prestage
 [ -x "$bin" ] || { echo "demo: build the program first: make build" >&2; exit 1; }
 
@@ -70,5 +71,15 @@ say "Repair it from the other copy: only what is damaged is fetched"
 run prestage repair "machine/MED-V Images" --from elsewhere
 run prestage verify "machine/MED-V Images"
 run prestage status
+
+say "A new version of the image: it has a program more"
+"$debugfs" -w -R "write $bin prestage" desktop.img 2>/dev/null
+run prestage pack desktop.img --name desktop --images elsewhere
+
+say "Update: what is here already is not fetched"
+run prestage update desktop --images elsewhere --dry-run
+run prestage update desktop --images elsewhere
+run cmp desktop.img "machine/MED-V Images/desktop/2/desktop.img"
+echo "bit for bit the same"
 
 say "Done in $SECONDS seconds"
