@@ -65,18 +65,34 @@ func (t *Fetcher) Frames(ctx context.Context, need []int, use func(frame int, st
 	return t.frames(ctx, need, use, nil)
 }
 
-// frames is Frames that asks seed, if it is not nil, which frames are still needed
-// before it asks a source that is not free.
-func (t *Fetcher) frames(ctx context.Context, need []int, use func(frame int, stored []byte) error, seed func() ([]int, error)) error {
+// local is what this machine can supply itself, before a source is asked that is
+// not free.
+type local struct {
+	unheld func() []int // frames that it cannot, as far as can be told
+	supply func(ctx context.Context) error
+	left   func() []int // frames that are needed after that
+}
+
+// frames is Frames with what this machine can supply itself, if that is not nil.
+func (t *Fetcher) frames(ctx context.Context, need []int, use func(frame int, stored []byte) error, here *local) error {
 	var causes []string
 	t.Fetched = make([]int64, len(t.Sources))
 	for i, src := range t.Sources {
-		if len(need) > 0 && !src.Free && seed != nil {
-			var err error
-			if need, err = seed(); err != nil {
+		if len(need) > 0 && !src.Free && here != nil {
+			// What must be fetched in any case is, meanwhile. What that cannot bring is
+			// tried again below, with its reasons.
+			g, gctx := errgroup.WithContext(ctx)
+			g.Go(func() error { return here.supply(gctx) })
+			if early := here.unheld(); len(early) > 0 {
+				g.Go(func() error {
+					_, _, err := t.from(gctx, i, early, use)
+					return err
+				})
+			}
+			if err := g.Wait(); err != nil {
 				return err
 			}
-			seed = nil
+			need, here = here.left(), nil
 		}
 		if len(need) == 0 {
 			return nil

@@ -78,7 +78,7 @@ func (t *Fetcher) faulty(ctx context.Context, target *Target, tell bool) (missin
 }
 
 // fill writes the missing chunks: from sources that are on this machine, then
-// from the seeds, then from the other sources.
+// from the seeds, and from the other sources what is in neither.
 func (t *Fetcher) fill(ctx context.Context, target *Target, missing []int) error {
 	w := newWants(t.Index, missing)
 	t.Meter.Begin("assembling", w.bytes)
@@ -100,11 +100,10 @@ func (t *Fetcher) fill(ctx context.Context, target *Target, missing []int) error
 			t.Meter.Add(w.got(r[0], r[1]))
 		}
 		return nil
-	}, func() ([]int, error) {
-		if err := t.seed(ctx, target, w); err != nil {
-			return nil, err
-		}
-		return w.frames(), nil
+	}, &local{
+		unheld: func() []int { return t.unheld(w) },
+		supply: func(ctx context.Context) error { return t.seed(ctx, target, w) },
+		left:   w.frames,
 	})
 }
 

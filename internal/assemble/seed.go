@@ -29,9 +29,10 @@ type Seed interface {
 	// several times.
 	Holds() iter.Seq[uint64]
 	// Chunks reads the chunks that are wanted and hands the bytes of each to use,
-	// from several goroutines at once. What is not there any more, or cannot be
-	// read, is passed over. An error of use ends it.
-	Chunks(ctx context.Context, wanted func(prefix uint64) bool, use func(p []byte) error) error
+	// from several goroutines at once, best in the order of the numbers that wanted
+	// returns: the image is written in it then. What is not there any more, or
+	// cannot be read, is passed over. An error of use ends it.
+	Chunks(ctx context.Context, wanted func(prefix uint64) (number int, ok bool), use func(p []byte) error) error
 }
 
 // wants are the chunks of an index that are still missing. It may be used from
@@ -107,8 +108,10 @@ func (w *wants) got(first, end int) int64 {
 	return before - w.bytes
 }
 
-// sort prepares looking up by ID. It is called once, before that.
+// sort prepares looking up by ID, which must be done before that.
 func (w *wants) sort() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.order != nil {
 		return
 	}
@@ -133,17 +136,17 @@ func (w *wants) find(prefix uint64) iter.Seq[int] {
 	}
 }
 
-// wanted reports whether a chunk with the prefix is missing.
-func (w *wants) wanted(prefix uint64) bool {
+// wanted returns the missing chunk with the prefix.
+func (w *wants) wanted(prefix uint64) (number int, ok bool) {
 	for c := range w.find(prefix) {
 		w.mu.Lock()
 		missing := w.misses(c)
 		w.mu.Unlock()
 		if missing {
-			return true
+			return c, true
 		}
 	}
-	return false
+	return 0, false
 }
 
 // chunk returns the missing chunk that p is, if it is one.
@@ -194,6 +197,35 @@ func (t *Fetcher) seed(ctx context.Context, target *Target, w *wants) error {
 		}
 	}
 	return nil
+}
+
+// unheld returns the frames with a missing chunk that no seed should hold; none if
+// there are no seeds.
+func (t *Fetcher) unheld(w *wants) (list []int) {
+	if len(t.Seeds) == 0 {
+		return nil
+	}
+	w.sort()
+	held := make([]uint64, len(w.bits))
+	for _, s := range t.Seeds {
+		for prefix := range s.Holds() {
+			for c := range w.find(prefix) {
+				held[c/64] |= 1 << (c % 64)
+			}
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for f := range w.x.Frames() {
+		first, end := w.x.FrameChunks(f)
+		for c := first; c < end; c++ {
+			if w.misses(c) && held[c/64]>>(c%64)&1 == 0 {
+				list = append(list, f)
+				break
+			}
+		}
+	}
+	return list
 }
 
 // writeError is one of the image, and not of a seed.
@@ -249,28 +281,40 @@ func prefixes(x *ckm.Index) iter.Seq[uint64] {
 }
 
 // Chunks implements Seed.
-func (s *imageSeed) Chunks(ctx context.Context, wanted func(uint64) bool, use func([]byte) error) error {
+func (s *imageSeed) Chunks(ctx context.Context, wanted func(uint64) (int, bool), use func([]byte) error) error {
 	t, err := OpenTarget(s.dir, s.x, false)
 	if err != nil {
 		return err
 	}
 	defer t.Close()
 	segments := s.x.Segments()
-	return inParallel(ctx, len(segments), func(i int, buf *[]byte) error {
-		for c := segments[i]; c.Count > 0; {
-			part := c
-			part.Count = 1
-			n := s.x.RunLength(c.Chunk, 1)
-			if wanted(s.x.ID(int(c.Chunk)).Prefix()) {
-				if p := grow(buf, int(n)); t.read(&part, p) == nil {
-					if err := use(p); err != nil {
-						return err
-					}
-				}
+	type place struct {
+		number        int // of the chunk in the other image
+		segment, skip uint32
+	}
+	var list []place
+	for i := range segments {
+		for n := range segments[i].Count {
+			if number, ok := wanted(s.x.ID(int(segments[i].Chunk + n)).Prefix()); ok {
+				list = append(list, place{number, uint32(i), n})
 			}
-			c.Chunk, c.Count, c.Offset = c.Chunk+1, c.Count-1, c.Offset+uint64(n)
 		}
-		return nil
+	}
+	slices.SortFunc(list, func(a, b place) int { return a.number - b.number })
+	return inParallel(ctx, len(list), func(i int, buf *[]byte) error {
+		part := segments[list[i].segment]
+		skip := list[i].skip
+		part.Offset += uint64(s.x.RunLength(part.Chunk, skip))
+		part.Chunk, part.Count = part.Chunk+skip, 1
+		// It may have been found in another place.
+		if _, ok := wanted(s.x.ID(int(part.Chunk)).Prefix()); !ok {
+			return nil
+		}
+		p := grow(buf, s.x.ChunkLength(int(part.Chunk)))
+		if t.read(&part, p) != nil {
+			return nil
+		}
+		return use(p)
 	})
 }
 
@@ -291,7 +335,7 @@ func (s *packageSeed) String() string {
 func (s *packageSeed) Holds() iter.Seq[uint64] { return prefixes(s.x) }
 
 // Chunks implements Seed.
-func (s *packageSeed) Chunks(ctx context.Context, wanted func(uint64) bool, use func([]byte) error) error {
+func (s *packageSeed) Chunks(ctx context.Context, wanted func(uint64) (int, bool), use func([]byte) error) error {
 	data, err := s.r.Data(ctx, s.x.Name, s.x.Version)
 	if err != nil {
 		return err
@@ -299,8 +343,10 @@ func (s *packageSeed) Chunks(ctx context.Context, wanted func(uint64) bool, use 
 	defer data.Close()
 	return inParallel(ctx, s.x.Frames(), func(f int, buf *[]byte) error {
 		first, end := s.x.FrameChunks(f)
-		for first < end && !wanted(s.x.ID(first).Prefix()) {
-			first++
+		for ; first < end; first++ {
+			if _, ok := wanted(s.x.ID(first).Prefix()); ok {
+				break
+			}
 		}
 		if first == end {
 			return nil

@@ -53,7 +53,7 @@ func taken(t *testing.T, s *Seed) (n int64) {
 		left[s.Image.ID(c).Prefix()] = true
 	}
 	got := make(chan int64, 1e6)
-	err := s.Chunks(t.Context(), func(p uint64) bool { return left[p] }, func(p []byte) error {
+	err := s.Chunks(t.Context(), func(p uint64) (int, bool) { return 0, left[p] }, func(p []byte) error {
 		if left[ckm.Sum(p).Prefix()] {
 			got <- int64(len(p))
 		}

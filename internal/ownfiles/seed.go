@@ -81,7 +81,7 @@ func (s *Seed) Holds() iter.Seq[uint64] {
 }
 
 // Chunks implements assemble.Seed.
-func (s *Seed) Chunks(ctx context.Context, wanted func(uint64) bool, use func([]byte) error) error {
+func (s *Seed) Chunks(ctx context.Context, wanted func(uint64) (int, bool), use func([]byte) error) error {
 	files := s.load(ctx).Files
 	var next atomic.Int64
 	g, ctx := errgroup.WithContext(ctx)
@@ -101,9 +101,9 @@ func (s *Seed) Chunks(ctx context.Context, wanted func(uint64) bool, use func([]
 
 // chunks hands the file's chunks that are wanted to use. A file that is not what
 // it was has none.
-func (f *File) chunks(buf *[]byte, wanted func(uint64) bool, use func([]byte) error) error {
+func (f *File) chunks(buf *[]byte, wanted func(uint64) (int, bool), use func([]byte) error) error {
 	for i, c := range f.Chunks {
-		if !wanted(c.Prefix) {
+		if _, ok := wanted(c.Prefix); !ok {
 			continue
 		}
 		r, err := f.open()
@@ -112,7 +112,7 @@ func (f *File) chunks(buf *[]byte, wanted func(uint64) bool, use func([]byte) er
 		}
 		defer r.Close()
 		for _, c := range f.Chunks[i:] {
-			if !wanted(c.Prefix) {
+			if _, ok := wanted(c.Prefix); !ok {
 				continue
 			}
 			if cap(*buf) < int(c.Length) {
