@@ -62,6 +62,7 @@ func (r *Web) indexFrom(ctx context.Context, name string, version uint32, old []
 	if err := f.readRange(ctx, b, 0); err != nil {
 		return nil, 0, err
 	}
+	f.opened = true
 	if f.noRanges || f.size < int64(len(b)) || f.size > ckm.MaxIndexSize {
 		return nil, 0, errNotPaged
 	}
