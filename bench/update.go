@@ -28,7 +28,7 @@ const (
 var changes = []change{
 	{oldVersion, "minor.raw", "update, patches in place, browser held", 0.38, true},
 	{oldVersion, "patched.raw", "update, patches in place", 0.38, true},
-	{oldVersion, "later.raw", "update, patches and programs in place", 0, true},
+	{oldVersion, "later.raw", "update, patches and programs in place", 0, false},
 	{oldVersion, rebuilt, "update, rebuilt image", 0.58, true},
 	{"ntfs-v1.raw", "ntfs-later.raw", "update, NTFS, in place", 0.58, false},
 	{"ntfs-v1.raw", "ntfs-rebuilt.raw", "update, NTFS, rebuilt image", 0.58, false},
@@ -56,11 +56,7 @@ func (b *bench) updates() ([]row, error) {
 			rows = append(rows, row{work: work, against: desyncSeed, budget: c.budget, missing: "not measured: " + c.from + " could not be built"})
 			continue
 		}
-		frames, err := b.update(c, "--discard-free", "--patch=false")
-		if err != nil {
-			return nil, err
-		}
-		ours, err := b.update(c, "--discard-free")
+		ours, frames, err := b.update(c, "--discard-free")
 		if err != nil {
 			return nil, err
 		}
@@ -82,11 +78,13 @@ func (b *bench) updates() ([]row, error) {
 			continue
 		}
 		add(casyncSeed, 0, theirs[c].casync)
-		zsync, err := b.zsync(c)
-		if err != nil {
-			return nil, err
+		if c.to == rebuilt { // it takes minutes
+			zsync, err := b.zsync(c)
+			if err != nil {
+				return nil, err
+			}
+			add(zsyncSeed, 0, zsync)
 		}
-		add(zsyncSeed, 0, zsync)
 		rsync, err := b.rsync(c)
 		if err != nil {
 			return nil, err
@@ -99,7 +97,7 @@ func (b *bench) updates() ([]row, error) {
 		add(floorName, 1.15, floor)
 	}
 	exact := changes[slices.IndexFunc(changes, func(c change) bool { return c.to == rebuilt })]
-	ours, err := b.update(exact)
+	ours, _, err := b.update(exact)
 	if err != nil {
 		return nil, err
 	}
@@ -143,16 +141,22 @@ func (b *bench) packVersions(images string, versions []string, flags ...string) 
 		return err
 	}
 	for _, v := range versions {
-		path, err := b.version(v)
-		if err != nil {
-			return err
-		}
-		b.say("pack %s", v)
-		if _, err := b.output(b.our(append([]string{"pack", path, "--name", imageName, "--images", images}, flags...)...)...); err != nil {
+		if err := b.packVersion(images, v, flags...); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// packVersion packs a version of the image.
+func (b *bench) packVersion(images, version string, flags ...string) error {
+	path, err := b.version(version)
+	if err != nil {
+		return err
+	}
+	b.say("pack %s", version)
+	_, err = b.output(b.our(append([]string{"pack", path, "--name", imageName, "--images", images}, flags...)...)...)
+	return err
 }
 
 // moved is what an update took.
@@ -161,16 +165,51 @@ type moved struct {
 	rss             int64 // peak memory, bytes
 }
 
-// update updates the installed old version from a web server.
-func (b *bench) update(c change, flags ...string) (m moved, err error) {
-	images, store := b.path("images.update"), b.path("vms.update")
-	defer removeAll([]string{images, store})
-	if err := b.packVersions(images, []string{c.from, c.to}, flags...); err != nil {
-		return m, err
+// base packs and installs the version that is updated, once, and returns the
+// folders of packages and of images.
+func (b *bench) base(version string, flags []string) (images, store string, err error) {
+	name := version + strings.Join(flags, "")
+	images, store = b.path("images."+name), b.path("vms."+name)
+	if _, err := os.Stat(store); err == nil {
+		return images, store, nil
 	}
-	if _, err := b.output(b.our("install", imageName+":1", "--images", images, "--store", store)...); err != nil {
-		return m, err
+	if err := b.packVersions(images, []string{version}, flags...); err != nil {
+		return "", "", err
 	}
+	_, err = b.output(b.our("install", imageName, "--images", images, "--store", store)...)
+	return images, store, err
+}
+
+// update updates the installed old version from a web server, with the patch and
+// without.
+func (b *bench) update(c change, flags ...string) (with, without moved, err error) {
+	base, store, err := b.base(c.from, flags)
+	if err != nil {
+		return with, without, err
+	}
+	images := b.path("images.update")
+	defer removeAll([]string{images})
+	if _, err := b.output("cp", "-rl", base, images); err != nil {
+		return with, without, err
+	}
+	if err := b.packVersion(images, c.to, flags...); err != nil {
+		return with, without, err
+	}
+	if with, err = b.updateFrom(images, store, c, len(flags) == 0); err != nil {
+		return with, without, err
+	}
+	if err := removeAll([]string{filepath.Join(images, imageName+"_2.patch")}); err != nil {
+		return with, without, err
+	}
+	without, err = b.updateFrom(images, store, c, false)
+	return with, without, err
+}
+
+// updateFrom updates an image, compares it with what it should be if that is
+// asked for, and goes back to the old version.
+func (b *bench) updateFrom(images, store string, c change, compare bool) (m moved, err error) {
+	image := filepath.Join(store, imageName, "2")
+	defer removeAll([]string{image, image + ".index"})
 	web, err := newWebServer(images)
 	if err != nil {
 		return m, err
@@ -181,8 +220,8 @@ func (b *bench) update(c change, flags ...string) (m moved, err error) {
 	if err != nil {
 		return m, err
 	}
-	if !slices.Contains(flags, "--discard-free") {
-		got, err := b.findImage(filepath.Join(store, imageName, "2"))
+	if compare {
+		got, err := b.findImage(image)
 		if err != nil {
 			return m, err
 		}
