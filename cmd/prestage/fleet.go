@@ -216,6 +216,13 @@ func (a *app) pushFleet(ctx context.Context, args []string, images, limit, how s
 	if _, err := f.machines(); err != nil { // before anything is downloaded for them
 		return err
 	}
+	trust, err := a.trust()
+	if err != nil {
+		return err
+	}
+	if err := a.checkTrusted(ctx, trust, r, packages); err != nil {
+		return err
+	}
 	r, done, err := a.spool(ctx, r, packages)
 	if err != nil {
 		return err
@@ -230,7 +237,7 @@ func (a *app) pushFleet(ctx context.Context, args []string, images, limit, how s
 		for _, p := range packages {
 			s.step("push", p.String())
 			began := time.Now()
-			done, err := prestage.Push(ctx, s.host, r, p.name, p.version, prestage.PushOptions{How: how, Meter: s.meter})
+			done, err := prestage.Push(ctx, s.host, r, p.name, p.version, prestage.PushOptions{How: how, Trust: trust, Meter: s.meter})
 			if err != nil {
 				s.out.Images = append(s.out.Images, fleet.Image{Name: p.String(), Step: s.meter.task(), Err: err})
 				if ctx.Err() != nil {

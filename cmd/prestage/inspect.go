@@ -7,12 +7,14 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"prestage/ckm"
 	"prestage/internal/repo"
+	"prestage/internal/sign"
 )
 
 func (a *app) inspectCommand() *cobra.Command {
@@ -26,7 +28,12 @@ func (a *app) inspectCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			trust, err := a.trust()
+			if err != nil {
+				return err
+			}
 			in := inspect(x, encoded)
+			in.Signers = trust.Signers(x)
 			return a.print(in, func(w io.Writer) { in.show(w) })
 		},
 	}
@@ -79,6 +86,7 @@ type inspection struct {
 	Files      []inspectedFile   `json:"files"`
 	Attributes map[string]string `json:"attributes"`
 	Signed     bool              `json:"signed"`
+	Signers    []sign.Signer     `json:"signers"`
 }
 
 type inspectedFile struct {
@@ -106,7 +114,12 @@ func (in *inspection) show(w io.Writer) {
 	fmt.Fprintf(w, "image     %s\n", repo.ImageName(in.Name, in.Version))
 	fmt.Fprintf(w, "created   %s by %s\n", in.Created.Format(time.RFC3339), in.Creator)
 	fmt.Fprintf(w, "digest    %s\n", in.PackageDigest)
-	fmt.Fprintf(w, "signed    %v\n", in.Signed)
+	for _, s := range in.Signers {
+		fmt.Fprintf(w, "signed by %s\n  comment %s\n", s, strings.ReplaceAll(s.Comment, "\t", " "))
+	}
+	if !in.Signed {
+		fmt.Fprintln(w, "signed by nobody")
+	}
 	fmt.Fprintf(w, "image     %s, %s of data\n", size(in.ImageSize), size(in.Data))
 	for _, f := range in.Files {
 		fmt.Fprintf(w, "  %s  %d bytes, %s\n", f.Path, f.Size, f.Format)

@@ -56,6 +56,9 @@ func scriptParams(t *testing.T, dir string) testscript.Params {
 			"serve":    serve,
 			"fill":     fill,
 			"line":     addLine,
+
+			"trust":     trustKeys,
+			"signature": moveSignature,
 		},
 	}
 }

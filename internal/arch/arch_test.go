@@ -24,7 +24,8 @@ var allowed = map[string][]string{
 	"internal/progress": {},
 	"internal/durable":  {},
 	"internal/acl":      {},
-	"internal/settings": {"internal/durable"},
+	"internal/sign":     {"ckm"},
+	"internal/settings": {"internal/durable", "internal/sign"},
 	"internal/disk":     {"ckm"},
 	// A file system knows nothing of what it is read for.
 	"internal/fsmap/volume": {},
@@ -47,10 +48,10 @@ var allowed = map[string][]string{
 	"internal/localhost": {"internal/acl", "internal/durable", "internal/host", "internal/settings"},
 	// The procedure knows hosts by their interface alone, never an adapter.
 	"internal/prestage": {"ckm", "internal/acl", "internal/assemble", "internal/durable", "internal/host",
-		"internal/progress", "internal/repo", "internal/settings", "internal/verify"},
+		"internal/progress", "internal/repo", "internal/settings", "internal/sign", "internal/verify"},
 	"internal/bundle":   {"ckm", "internal/assemble", "internal/durable", "internal/prestage", "internal/progress", "internal/repo", "internal/settings"},
 	"internal/ownfiles": {"ckm", "internal/disk", "internal/durable", "internal/pack", "internal/progress"},
-	"internal/client":   {"ckm", "internal/assemble", "internal/durable", "internal/ownfiles", "internal/progress", "internal/repo"},
+	"internal/client":   {"ckm", "internal/assemble", "internal/durable", "internal/ownfiles", "internal/progress", "internal/repo", "internal/sign"},
 	"internal/agent": {"ckm", "internal/client", "internal/durable", "internal/host", "internal/ownfiles", "internal/prestage", "internal/progress",
 		"internal/repo", "internal/settings"},
 	"internal/service": {"internal/durable"},
@@ -61,7 +62,7 @@ var allowed = map[string][]string{
 	"internal/fleet":      {"internal/durable", "internal/host", "internal/prestage", "internal/repo"},
 	"internal/fleet/view": {"internal/fleet"},
 	"cmd/prestage": {"ckm", "internal/agent", "internal/assemble", "internal/bundle", "internal/client", "internal/disk", "internal/durable", "internal/fleet", "internal/fleet/view", "internal/fsmap", "internal/fsmap/guest", "internal/fsmap/volume", "internal/host",
-		"internal/localhost", "internal/pack", "internal/prestage", "internal/repo", "internal/service", "internal/settings", "internal/smbhost", "internal/sshhost", "internal/verify"},
+		"internal/localhost", "internal/pack", "internal/prestage", "internal/repo", "internal/service", "internal/settings", "internal/sign", "internal/smbhost", "internal/sshhost", "internal/verify"},
 
 	"internal/host/hosttest": {"internal/acl", "internal/host", "internal/settings"},
 	"internal/testenv":       {},
@@ -79,7 +80,7 @@ var allowed = map[string][]string{
 }
 
 // pure packages know nothing of files and networks.
-var pure = []string{"ckm", "internal/chunk", "internal/acl", "internal/progress"}
+var pure = []string{"ckm", "internal/chunk", "internal/acl", "internal/progress", "internal/sign"}
 
 type pkg struct {
 	ImportPath string
