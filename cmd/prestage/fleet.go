@@ -291,11 +291,14 @@ func (a *app) statusFleet(ctx context.Context, f *fleetFlags) error {
 }
 
 // setupFleet sets machines up in folder, or where they say.
-func (a *app) setupFleet(ctx context.Context, folder, profile string, f *fleetFlags) error {
+func (a *app) setupFleet(ctx context.Context, folder, profile string, keys []string, f *fleetFlags) error {
 	return a.overFleet(ctx, "setup", nil, "", f, func(ctx context.Context, s *station) error {
 		s.step("set up", "")
 		if folder != "" {
 			s.machine.Folder = folder
+		}
+		if _, err := prestage.Trust(ctx, s.host, keys); err != nil {
+			return err
 		}
 		if err := s.setUp(ctx); err != nil {
 			return err

@@ -172,6 +172,27 @@ func readSmall(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, 64<<10))
 }
 
+// publicKeys reads public keys that are named by their files or by their lines, and
+// returns their lines.
+func publicKeys(args []string) (lines []string, err error) {
+	for _, arg := range args {
+		text := arg
+		if exists(arg) {
+			b, err := readSmall(arg)
+			if err != nil {
+				return nil, err
+			}
+			text = string(b)
+		}
+		k, err := sign.ParsePublicKey(text)
+		if err != nil {
+			return nil, usageError{fmt.Errorf("%s: %w", arg, err)}
+		}
+		lines = append(lines, k.String())
+	}
+	return lines, nil
+}
+
 // signer returns what signs packages with the secret key in a file. The
 // signatures say that they were made when, in seconds since 1970.
 func signer(path string, when int64) (func(x *ckm.Index) error, error) {

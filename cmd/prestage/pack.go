@@ -192,7 +192,7 @@ func (a *app) pack(ctx context.Context, source string, f packFlags) error {
 		return err
 	}
 	took := time.Since(start).Seconds()
-	p := packed{Entry: repo.NewEntry(&x.Info, x.Digest(), uint64(len(encoded))), Files: len(x.Files), Data: x.PlacedSize(),
+	p := packed{Entry: entryOf(x, encoded), Files: len(x.Files), Data: x.PlacedSize(),
 		Chunks: x.Chunks(), Frames: x.Frames(), Seconds: took, Folder: r.String()}
 	p.Rate = float64(p.Data) / took
 	if p.Data > 0 {

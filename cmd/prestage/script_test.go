@@ -57,8 +57,9 @@ func scriptParams(t *testing.T, dir string) testscript.Params {
 			"fill":     fill,
 			"line":     addLine,
 
-			"trust":     trustKeys,
-			"signature": moveSignature,
+			"trust":      trustKeys,
+			"publicline": publicLine,
+			"signature":  moveSignature,
 		},
 	}
 }

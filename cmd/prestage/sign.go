@@ -9,6 +9,7 @@ import (
 
 	"prestage/ckm"
 	"prestage/internal/repo"
+	"prestage/internal/sign"
 )
 
 // signedPackage is what sign reports of one package.
@@ -18,18 +19,22 @@ type signedPackage struct {
 }
 
 func (a *app) signCommand() *cobra.Command {
-	var images, key string
+	var images, key, signature, public string
 	cmd := &cobra.Command{
 		Use:   "sign IMAGE... --key KEY",
 		Short: "Sign packages that are packed already",
 		Long: `KEY is a file with a secret key (prestage key new, or minisign -G). The signature
 goes into the INDEX, beside those by other keys; nothing else changes: machines that
 have the package keep it, and the next push brings them the signature. Whoever signs
-says what the INDEX says: verify a package first that lay where others can write.`,
+says what the INDEX says: verify a package first that lay where others can write.
+
+A key that never comes to this machine signs there, by minisign -S, the file that
+"prestage inspect IMAGE --export DIR" writes; --signature brings the .minisig file into
+the package, if it is right under --public-key.`,
 		Args: atLeast(1, "one IMAGE or more"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if key == "" {
-				return usageError{errors.New("name the secret key with --key KEY")}
+			if (key == "") == (signature == "") || (signature == "") != (public == "") || signature != "" && len(args) > 1 {
+				return usageError{errors.New("name the secret key with --key KEY; or for one IMAGE --signature FILE and --public-key KEY.pub")}
 			}
 			r, err := a.folder(images)
 			if err != nil {
@@ -38,11 +43,7 @@ says what the INDEX says: verify a package first that lay where others can write
 			if staged, err := a.stagedFolder(cmd.Context()); err == nil && same(staged, r.String()) {
 				return usageError{errors.New("packages are not signed in the pre-stage folder; sign them where they were packed, and push them again")}
 			}
-			when, err := creationTime()
-			if err != nil {
-				return err
-			}
-			sign, err := signer(key, when)
+			add, err := signing(key, signature, public)
 			if err != nil {
 				return err
 			}
@@ -52,11 +53,11 @@ says what the INDEX says: verify a package first that lay where others can write
 				if err != nil {
 					return err
 				}
-				x, err := r.Sign(cmd.Context(), name, version, sign)
+				x, err := r.Sign(cmd.Context(), name, version, add)
 				if err = a.exceptCatalog(err, "signed", x, r); err != nil {
 					return err
 				}
-				done = append(done, signedPackage{repo.ImageName(name, version), signersOf(x)})
+				done = append(done, signedPackage{repo.ImageName(name, version), repo.KeyIDs(x.Signatures)})
 				return nil
 			})
 			if err != nil && len(done) == 0 {
@@ -70,16 +71,33 @@ says what the INDEX says: verify a package first that lay where others can write
 		},
 	}
 	cmd.Flags().StringVar(&key, "key", "", "a file with the secret key")
+	cmd.Flags().StringVar(&signature, "signature", "", "a file that minisign -S has made of the package's statement")
+	cmd.Flags().StringVar(&public, "public-key", "", "the public key that the signature is by: its file, or its line")
 	imagesFlag(cmd, &images)
 	return cmd
 }
 
-// signersOf returns the IDs of the keys that a package says it is signed by.
-func signersOf(x *ckm.Index) []string {
-	ids := []string{}
-	list, _ := ckm.ParseSignatures(x.Signatures) // the index was decoded
-	for _, s := range list {
-		ids = append(ids, s.Key.String())
+// signing returns what signs: a secret key, or a signature that was made already.
+func signing(key, signature, public string) (func(x *ckm.Index) error, error) {
+	if key != "" {
+		when, err := creationTime()
+		if err != nil {
+			return nil, err
+		}
+		return signer(key, when)
 	}
-	return ids
+	text, err := readSmall(signature)
+	if err != nil {
+		return nil, err
+	}
+	lines, err := publicKeys([]string{public})
+	if err != nil {
+		return nil, err
+	}
+	return func(x *ckm.Index) error {
+		if err := sign.Attach(x, text, lines[0]); err != nil {
+			return fmt.Errorf("%s: %w", signature, err)
+		}
+		return nil
+	}, nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"prestage/ckm"
@@ -108,6 +109,22 @@ func (f folders) record(ctx context.Context, old settings.Settings, profile stri
 	}
 	loc.Changes = append(loc.Changes, changes...)
 	return nil
+}
+
+// Trust records the public keys, as minisign prints them, whose signatures count
+// on a host from now on, instead of those before.
+func Trust(ctx context.Context, h host.Host, keys []string) (changes []string, err error) {
+	old, err := h.Settings(ctx)
+	if err != nil && !settings.OnlyBad(err, "TrustedKeys") {
+		return nil, err
+	}
+	if len(keys) == 0 || slices.Equal(old.TrustedKeys, keys) {
+		return nil, nil
+	}
+	if err := h.SaveSettings(ctx, settings.Settings{TrustedKeys: keys}); err != nil {
+		return nil, err
+	}
+	return []string{"recorded the trusted keys " + strings.Join(keys, " and ")}, nil
 }
 
 // Relocate moves the location: the new folders are set up, what is in them is

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"strconv"
 	"strings"
@@ -179,10 +178,5 @@ func (f folders) head(ctx context.Context, file string) (*ckm.Head, []byte, erro
 		return nil, nil, err
 	}
 	defer r.Close()
-	h, err := repo.ReadHead(io.NewSectionReader(r, 0, ckm.MaxIndexSize))
-	if err != nil {
-		return nil, nil, err
-	}
-	signatures, err := repo.ReadSignatures(r, h)
-	return h, signatures, err
+	return repo.ReadHeadAndSignatures(r)
 }

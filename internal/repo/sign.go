@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
@@ -35,12 +36,15 @@ func (r *Folder) Sign(ctx context.Context, name string, version uint32, sign fun
 		return nil, err
 	}
 	after, err := signed(x, sign)
-	if err != nil || bytes.Equal(after, before) {
-		return x, err
-	}
-	if err := durable.WriteFile(path, after, st.Mode().Perm()); err != nil {
+	if err != nil {
 		return nil, err
 	}
+	if !bytes.Equal(after, before) {
+		if err := durable.WriteFile(path, after, st.Mode().Perm()); err != nil {
+			return nil, err
+		}
+	}
+	// In any case: who was killed may not have got so far.
 	if err := r.writeCatalog(context.WithoutCancel(ctx), r.usedVersions()); err != nil {
 		return x, CatalogError{err}
 	}
@@ -60,10 +64,20 @@ func signed(x *ckm.Index, sign func(x *ckm.Index) error) ([]byte, error) {
 	return encoded, err
 }
 
-// ReadSignatures reads the signature block of an INDEX with the head h. That it
+// ReadHeadAndSignatures is ReadHead that reads the signature block as well.
+func ReadHeadAndSignatures(r io.ReaderAt) (*ckm.Head, []byte, error) {
+	h, err := ReadHead(bufio.NewReader(io.NewSectionReader(r, 0, ckm.MaxIndexSize)))
+	if err != nil {
+		return nil, nil, err
+	}
+	block, err := readSignatures(r, h)
+	return h, block, err
+}
+
+// readSignatures reads the signature block of an INDEX with the head h. That it
 // is what the INDEX's file digest says is not checked: signatures are checked by
 // their keys. The error wraps ckm.ErrFormat.
-func ReadSignatures(r io.ReaderAt, h *ckm.Head) ([]byte, error) {
+func readSignatures(r io.ReaderAt, h *ckm.Head) ([]byte, error) {
 	var length [4]byte
 	if _, err := r.ReadAt(length[:], h.PagesEnd()); isCut(err) {
 		return nil, fmt.Errorf("%w: the INDEX is cut short", ckm.ErrFormat)
@@ -81,4 +95,14 @@ func ReadSignatures(r io.ReaderAt, h *ckm.Head) ([]byte, error) {
 		return nil, err
 	}
 	return block, nil
+}
+
+// KeyIDs returns the IDs of the keys that a signature block names; of one that is
+// damaged, none.
+func KeyIDs(block []byte) (ids []string) {
+	list, _ := ckm.ParseSignatures(block)
+	for _, s := range list {
+		ids = append(ids, s.Key.String())
+	}
+	return ids
 }

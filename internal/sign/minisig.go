@@ -30,3 +30,39 @@ func parseMinisig(text []byte) (s ckm.Signature, err error) {
 	}
 	return ckm.Signature{Key: ckm.KeyID(m.KeyID), Statement: m.Signature, Comment: m.TrustedComment, Commented: m.CommentSignature}, nil
 }
+
+// File is a file for those who check a signature without prestage.
+type File struct {
+	Name string
+	Data []byte
+}
+
+// Export returns the statement of a package as a file, and its signatures, each a
+// file that minisign -V takes.
+func Export(x *ckm.Index) []File {
+	name := ckm.StatementName(x.Name, x.Version)
+	files := []File{{name, x.Statement(x.Digest())}}
+	list, _ := ckm.ParseSignatures(x.Signatures) // of an index that was decoded
+	for _, s := range list {
+		files = append(files, File{fmt.Sprintf("%s.%s.minisig", name, s.Key), minisig(s)})
+	}
+	return files
+}
+
+// Attach adds to a package what minisign -S has made of its statement. The
+// signature must be right under the public key that is named.
+func Attach(x *ckm.Index, signature []byte, public string) error {
+	s, err := parseMinisig(signature)
+	if err != nil {
+		return err
+	}
+	t, err := ParseTrust([]string{public})
+	if err != nil {
+		return err
+	}
+	if t.verdict(x.Statement(x.Digest()), s) != Trusted {
+		return fmt.Errorf("%w: it is no signature of %s by that key; sign what \"prestage inspect --export\" writes",
+			ErrUntrusted, ckm.StatementName(x.Name, x.Version))
+	}
+	return add(x, s)
+}
