@@ -21,6 +21,7 @@ import (
 	"prestage/internal/fsmap/guest"
 	"prestage/internal/fsmap/volume"
 	"prestage/internal/pack"
+	"prestage/internal/patch"
 	"prestage/internal/repo"
 )
 
@@ -39,6 +40,7 @@ func (a *app) packCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&f.discardFree, "discard-free", false, "leave out what no file of the machine inside uses; it comes back as zeros")
 	cmd.Flags().StringSliceVar(&f.discard, "discard", nil, "leave out the content of swap, pagefile, hiberfil; it comes back as zeros")
 	cmd.Flags().BoolVar(&f.trim, "trim-transfer", true, "let machines build the image from what they have and fetch the rest; false: all of it is fetched")
+	cmd.Flags().BoolVar(&f.patch, "patch", true, "make a patch too, with which updates from the version before move less")
 	cmd.Flags().BoolVar(&f.opaque, "opaque", false, "do not look for the files of the machine inside")
 	cmd.Flags().StringVar(&f.sign, "sign", "", "a file with a secret key to sign the package with (prestage key new)")
 	imagesFlag(cmd, &f.images)
@@ -46,9 +48,9 @@ func (a *app) packCommand() *cobra.Command {
 }
 
 type packFlags struct {
-	name, images, level, sign string
-	discardFree, opaque, trim bool
-	discard                   []string
+	name, images, level, sign        string
+	discardFree, opaque, trim, patch bool
+	discard                          []string
 }
 
 // options returns how the packer is to pack, but for what depends on the image.
@@ -88,6 +90,10 @@ type packed struct {
 	Guest  int              `json:"guest_files"` // that chunks follow
 	Opaque []string         `json:"opaque,omitempty"`
 	Unused map[string]int64 `json:"unused,omitempty"` // about how many bytes of the package could be discarded
+
+	Update int64 `json:"update_size,omitempty"` // bytes of frames that the version before lacks
+	Patch  int64 `json:"patch_size,omitempty"`  // bytes of the patch
+	Saved  int64 `json:"patch_saves,omitempty"` // bytes less that an update moves with it
 }
 
 // inside fills in what was found out about the machine inside.
@@ -124,6 +130,13 @@ func (p *packed) print(w io.Writer) {
 		if n := p.Unused[k.String()]; worth(n) {
 			fmt.Fprintf(w, "  unused   about %s of the package are %s; --discard %s leaves them out\n", size(n), k, k)
 		}
+	}
+	if p.Update > 0 {
+		fmt.Fprintf(w, "  update   %s are new since the version before", size(p.Update))
+		if p.Patch > 0 {
+			fmt.Fprintf(w, "; with the patch, %s", size(p.Update-p.Saved))
+		}
+		fmt.Fprintln(w)
 	}
 	fmt.Fprintf(w, "  chunks   %d in %s\n", p.Chunks, count(p.Frames, "frame"))
 	fmt.Fprintf(w, "  time     %.1f s, %s/s\n", p.Seconds, size(int64(p.Rate)))
@@ -173,12 +186,14 @@ func (a *app) pack(ctx context.Context, source string, f packFlags) error {
 		o.Map.Notes = append(opaque, o.Map.Notes...)
 	}
 	o.Meter, o.Kept = a.meter, &pack.Kept{}
+	var previous *ckm.Index
 	x, encoded, err := r.AddSigned(ctx, f.name, func(w io.Writer) (*ckm.Index, error) {
 		o := o
 		var err error
-		if o.Previous, err = a.previous(ctx, r, f.name); err != nil {
+		if previous, err = a.previous(ctx, r, f.name); err != nil {
 			return nil, err
 		}
+		o.Previous = previous
 		x, err := pack.Write(ctx, w, files, o)
 		if err == nil {
 			x.Created, x.Creator = created, "prestage "+version
@@ -191,6 +206,12 @@ func (a *app) pack(ctx context.Context, source string, f packFlags) error {
 	if err = a.exceptCatalog(err, "packed", x, r); err != nil {
 		return err
 	}
+	var made patch.Made
+	if f.trim && f.patch {
+		if made, err = a.patch(ctx, r, x, previous); err != nil {
+			return err
+		}
+	}
 	took := time.Since(start).Seconds()
 	p := packed{Entry: entryOf(x, encoded), Files: len(x.Files), Data: x.PlacedSize(),
 		Chunks: x.Chunks(), Frames: x.Frames(), Seconds: took, Folder: r.String()}
@@ -199,6 +220,7 @@ func (a *app) pack(ctx context.Context, source string, f packFlags) error {
 		p.Ratio = float64(p.FileSize) / float64(p.Data)
 	}
 	p.inside(o.Map, o.Kept)
+	p.Update, p.Patch, p.Saved = made.Update, made.Bytes, made.Saved
 	return a.report(p, p.print)
 }
 
@@ -255,6 +277,38 @@ func (a *app) previous(ctx context.Context, r *repo.Folder, name string) (*ckm.I
 		return nil, ctx.Err()
 	}
 	return x, nil
+}
+
+// patch makes the patch beside a package that was just packed. The package is
+// whole without it, so that what goes wrong is not a reason to fail.
+func (a *app) patch(ctx context.Context, r *repo.Folder, x, previous *ckm.Index) (made patch.Made, err error) {
+	if previous == nil {
+		return made, nil
+	}
+	open := func(x *ckm.Index) (patch.Package, error) {
+		data, err := r.Data(ctx, x.Name, x.Version)
+		return patch.Package{Index: x, Data: data}, err
+	}
+	old, err := open(previous)
+	if err == nil {
+		defer old.Data.Close()
+		var pkg patch.Package
+		if pkg, err = open(x); err == nil {
+			defer pkg.Data.Close()
+			err = r.AddPatch(ctx, x.Name, x.Version, func(w io.Writer, scratch *os.File) (err error) {
+				made, err = patch.Write(ctx, w, scratch, old, pkg, a.meter)
+				return err
+			})
+		}
+	}
+	if errors.Is(err, patch.ErrNotWorth) {
+		return patch.Made{Update: made.Update}, nil
+	}
+	if err != nil && ctx.Err() == nil {
+		a.meter.Warn("%s is packed, but has no patch: %v", repo.ImageName(x.Name, x.Version), err)
+		return patch.Made{Update: made.Update}, nil
+	}
+	return made, err
 }
 
 // creationTime is now, or what SOURCE_DATE_EPOCH says, for builds that must

@@ -100,8 +100,12 @@ func showUpdated(w io.Writer, u *client.Updated) {
 	for _, s := range u.Reused {
 		fmt.Fprintf(w, "  %s as it is from %s\n", size(s.Bytes), s.Source)
 	}
-	for _, s := range u.Sources {
-		fmt.Fprintf(w, "  %s %s from %s, and %s of INDEX\n", size(s.Bytes), fetched, s.Source, size(u.Index))
+	for i, s := range u.Sources {
+		index := ""
+		if i == 0 {
+			index = fmt.Sprintf(", and %s of INDEX", size(u.Index))
+		}
+		fmt.Fprintf(w, "  %s %s from %s%s\n", size(s.Bytes), fetched, s.Source, index)
 	}
 	for _, v := range u.Removed {
 		fmt.Fprintf(w, "  %s %s\n", removed, repo.ImageName(u.Name, v))

@@ -41,6 +41,7 @@ var allowed = map[string][]string{
 	"internal/fsmap": {"internal/fsmap/btrfs", "internal/fsmap/ext", "internal/fsmap/fat", "internal/fsmap/lvm", "internal/fsmap/ntfs", "internal/fsmap/part",
 		"internal/fsmap/volume", "internal/fsmap/xfs"},
 	"internal/pack":      {"ckm", "internal/chunk", "internal/disk", "internal/fsmap", "internal/fsmap/volume", "internal/progress"},
+	"internal/patch":     {"ckm", "internal/disk", "internal/fsmap", "internal/fsmap/guest", "internal/progress", "internal/repo"},
 	"internal/repo":      {"ckm", "internal/durable"},
 	"internal/assemble":  {"ckm", "internal/disk", "internal/durable", "internal/progress", "internal/repo"},
 	"internal/verify":    {"ckm", "internal/assemble", "internal/durable", "internal/progress", "internal/repo", "internal/sign"},
@@ -62,7 +63,7 @@ var allowed = map[string][]string{
 	"internal/fleet":      {"internal/durable", "internal/host", "internal/prestage", "internal/repo"},
 	"internal/fleet/view": {"internal/fleet"},
 	"cmd/prestage": {"ckm", "internal/agent", "internal/assemble", "internal/bundle", "internal/client", "internal/disk", "internal/durable", "internal/fleet", "internal/fleet/view", "internal/fsmap", "internal/fsmap/guest", "internal/fsmap/volume", "internal/host",
-		"internal/localhost", "internal/pack", "internal/prestage", "internal/repo", "internal/service", "internal/settings", "internal/sign", "internal/smbhost", "internal/sshhost", "internal/verify"},
+		"internal/localhost", "internal/pack", "internal/patch", "internal/prestage", "internal/repo", "internal/service", "internal/settings", "internal/sign", "internal/smbhost", "internal/sshhost", "internal/verify"},
 
 	"internal/host/hosttest": {"internal/acl", "internal/host", "internal/settings"},
 	"internal/testenv":       {},

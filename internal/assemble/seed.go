@@ -241,6 +241,10 @@ func (t *Fetcher) Estimate() (reused []int64, fetched int64) {
 	w := newWants(t.Index, all)
 	w.sort()
 	for _, s := range t.Seeds {
+		if p, ok := s.(*PatchSeed); ok {
+			_, n := p.needed(w.misses)
+			fetched += n
+		}
 		before := w.bytes
 		for prefix := range s.Holds() {
 			for c := range w.find(prefix) {

@@ -386,6 +386,17 @@ func (t *Target) read(s *ckm.Segment, p []byte) error {
 	return nil
 }
 
+// readChunk fills p with a chunk, and reports whether it can be read and, if it is
+// checked, has its ID.
+func (t *Target) readChunk(c int, p []byte, check bool) bool {
+	for s := range t.place.Of(c, c+1) {
+		if t.read(&s, p) == nil && (!check || ckm.Sum(p) == t.x.ID(c)) {
+			return true
+		}
+	}
+	return false
+}
+
 // CheckHoles finds bytes in holes that are not zero, and files of another size.
 func (t *Target) CheckHoles(ctx context.Context, bad func(Fault)) error {
 	buf := make([]byte, checkSpan)

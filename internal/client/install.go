@@ -215,7 +215,8 @@ func (in *Install) build(ctx context.Context, x *ckm.Index, encoded []byte) (*In
 	if err := os.Mkdir(partial, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
-	fetch := in.fetcher(x)
+	fetch, done := in.fetcher(ctx, x)
+	defer done()
 	if err := in.assemble(ctx, fetch, partial); err != nil {
 		return nil, err
 	}
@@ -225,23 +226,25 @@ func (in *Install) build(ctx context.Context, x *ckm.Index, encoded []byte) (*In
 	if err := os.Chmod(partial, 0o755); err != nil {
 		return nil, err
 	}
-	done := &Installed{Name: x.Name, Version: x.Version, Dir: in.Store.ImageDir(x.Name, x.Version), Size: x.ImageSize(), Sources: []Supply{}, index: in.indexFetched}
+	installed := &Installed{Name: x.Name, Version: x.Version, Dir: in.Store.ImageDir(x.Name, x.Version), Size: x.ImageSize(), Sources: []Supply{}, index: in.indexFetched}
 	for i, n := range fetch.Fetched {
 		if n > 0 {
-			done.Sources = append(done.Sources, Supply{fetch.Sources[i].Name, n})
+			installed.Sources = append(installed.Sources, Supply{fetch.Sources[i].Name, n})
 		}
 	}
 	for i, n := range fetch.Reused {
-		if n > 0 {
-			done.Reused = append(done.Reused, Supply{fetch.Seeds[i].String(), n})
+		if p, ok := fetch.Seeds[i].(*assemble.PatchSeed); ok {
+			installed.Sources = append(installed.Sources, Supply{p.String(), p.Fetched()})
+		} else if n > 0 {
+			installed.Reused = append(installed.Reused, Supply{fetch.Seeds[i].String(), n})
 		}
 	}
-	return done, durable.Publish(partial, done.Dir)
+	return installed, durable.Publish(partial, installed.Dir)
 }
 
-// fetcher returns what brings the chunks of an image.
-func (in *Install) fetcher(x *ckm.Index) *assemble.Fetcher {
-	fetch := &assemble.Fetcher{Index: x, Meter: in.Meter, Limit: in.Limit}
+// fetcher returns what brings the chunks of an image, until done is called.
+func (in *Install) fetcher(ctx context.Context, x *ckm.Index) (fetch *assemble.Fetcher, done func()) {
+	fetch, done = &assemble.Fetcher{Index: x, Meter: in.Meter, Limit: in.Limit}, func() {}
 	for _, r := range in.places() {
 		src := assemble.RepositorySource(r, x)
 		src.Free = r == in.Prestaged // it is on this machine
@@ -249,8 +252,12 @@ func (in *Install) fetcher(x *ckm.Index) *assemble.Fetcher {
 	}
 	if !in.Full && trimTransfer(x) {
 		fetch.Seeds, fetch.CopyFrom = in.seeds(x)
+		// It is the only seed of which something is fetched, so it is the last.
+		if p := in.patch(ctx, x); p != nil {
+			fetch.Seeds, done = append(fetch.Seeds, p), func() { p.Close() }
+		}
 	}
-	return fetch
+	return fetch, done
 }
 
 func (in *Install) assemble(ctx context.Context, fetch *assemble.Fetcher, partial string) error {

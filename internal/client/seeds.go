@@ -1,6 +1,8 @@
 package client
 
 import (
+	"context"
+	"errors"
 	"slices"
 
 	"prestage/ckm"
@@ -54,6 +56,26 @@ func (in *Install) seeds(x *ckm.Index) (list []assemble.Seed, dir string) {
 		list = append(list, &ownfiles.Seed{Cache: in.Store.OwnFiles(), Folders: in.SeedFolders, Image: x, Meter: in.Meter})
 	}
 	return list, dir
+}
+
+// patch opens the patch that makes x from a version that is installed, nil if there
+// is none: then frames are fetched instead, which is no reason for a word unless
+// something is wrong with it.
+func (in *Install) patch(ctx context.Context, x *ckm.Index) *assemble.PatchSeed {
+	if versions, err := in.Store.Versions(x.Name); err != nil || len(versions) == 0 || in.Images == nil {
+		return nil
+	}
+	p, err := assemble.OpenPatch(ctx, in.Images, x, in.Limit, func(version uint32) (string, *ckm.Index, error) {
+		base, err := in.Store.Index(x.Name, version)
+		return in.Store.ImageDir(x.Name, version), base, err
+	})
+	if err == nil {
+		return p
+	}
+	if !errors.Is(err, repo.ErrNotFound) && ctx.Err() == nil {
+		in.Meter.Warn("the patch of %s cannot be used: %v", repo.ImageName(x.Name, x.Version), err)
+	}
+	return nil
 }
 
 func distance(a, b uint32) uint32 { return max(a, b) - min(a, b) }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"prestage/internal/assemble"
 	"prestage/internal/repo"
 )
 
@@ -67,10 +68,13 @@ func (u *Update) Estimate(ctx context.Context) (*Updated, error) {
 	}
 	done = &Updated{From: from, Index: u.indexFetched, DryRun: true}
 	done.Installed = Installed{Name: x.Name, Version: x.Version, Dir: u.Store.ImageDir(x.Name, x.Version), Size: x.ImageSize(), Sources: []Supply{}}
-	f := u.fetcher(x)
+	f, close := u.fetcher(ctx, x)
+	defer close()
 	reused, fetched := f.Estimate()
 	for i, n := range reused {
-		if n > 0 {
+		if p, ok := f.Seeds[i].(*assemble.PatchSeed); ok {
+			fetched += p.Fetched() // to know what it holds
+		} else if n > 0 {
 			done.Reused = append(done.Reused, Supply{f.Seeds[i].String(), n})
 		}
 	}

@@ -4,6 +4,7 @@ package crashtest
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -45,6 +46,8 @@ func (w *world) checkImages() error {
 	for _, f := range files {
 		name, version, ext, ok := ckm.ParseFileName(f.Name())
 		switch {
+		case strings.HasSuffix(f.Name(), ckm.PatchExt):
+			errs = append(errs, w.checkPatch(f.Name()))
 		case !ok && f.Name() != repo.CatalogName && !strings.HasPrefix(f.Name(), ".prestage") && f.Name() != "filler":
 			errs = append(errs, fmt.Errorf("%s does not belong into the folder of packages", f.Name()))
 		case ok && ext == ckm.IndexExt:
@@ -81,6 +84,41 @@ func (w *world) checkPackage(name string, version uint32) error {
 		return fmt.Errorf("%s is two packages: it was %s and is %s", image, had, digest)
 	}
 	w.packages[image] = digest
+	return nil
+}
+
+// checkPatch checks that a patch that can be seen is whole, and of a package that is
+// there.
+func (w *world) checkPatch(file string) error {
+	name, version, _, ok := ckm.ParseFileName(strings.TrimSuffix(file, ckm.PatchExt) + ckm.IndexExt)
+	if !ok {
+		return fmt.Errorf("%s is no patch's name", file)
+	}
+	b, err := os.ReadFile(filepath.Join(w.images, file))
+	if err != nil {
+		return err
+	}
+	h, err := ckm.ParsePatchHeader(b)
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	var x [2]*ckm.Index
+	for i, v := range []uint32{version, h.BaseVersion} {
+		if x[i], err = repo.ReadIndex(context.Background(), repo.NewFolder(w.images), name, v); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+	}
+	p, err := ckm.DecodePatch(b, x[0], x[1])
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	size := uint64(h.Size)
+	for _, part := range p.Parts {
+		size += uint64(part.Stored)
+	}
+	if size != uint64(len(b)) {
+		return fmt.Errorf("%s has %d bytes and should have %d", file, len(b), size)
+	}
 	return nil
 }
 

@@ -20,8 +20,14 @@ type File struct {
 	Size   int64  // bytes
 	Format string // disk container, "raw" if none was recognised
 
-	f       *os.File
+	r       io.ReaderAt
+	f       *os.File // nil if it is read from elsewhere
 	changed time.Time
+}
+
+// NewFile returns a file of an image whose bytes come from r.
+func NewFile(path string, size int64, format string, r io.ReaderAt) *File {
+	return &File{Path: path, Size: size, Format: format, r: r}
 }
 
 // Open opens the image at source: one file (or a block device), or a folder
@@ -93,23 +99,36 @@ func open(p, rel string) (*File, error) {
 		f.Close()
 		return nil, err
 	}
-	return &File{Path: rel, Size: size, Format: format(f, rel), f: f, changed: st.ModTime()}, nil
+	return &File{Path: rel, Size: size, Format: format(f, rel), r: f, f: f, changed: st.ModTime()}, nil
 }
 
 // ReadAt reads len(p) bytes from offset off. See io.ReaderAt.
-func (f *File) ReadAt(p []byte, off int64) (int, error) { return f.f.ReadAt(p, off) }
+func (f *File) ReadAt(p []byte, off int64) (int, error) { return f.r.ReadAt(p, off) }
 
 // Close closes the file.
-func (f *File) Close() error { return f.f.Close() }
+func (f *File) Close() error {
+	if f.f == nil {
+		return nil
+	}
+	return f.f.Close()
+}
 
 // NextData returns the offset of the first byte at or after off that may be
 // other than zero, or the file's size when there is none. Where the system
 // cannot tell, it returns off.
-func (f *File) NextData(off int64) (int64, error) { return NextData(f.f, off, f.Size) }
+func (f *File) NextData(off int64) (int64, error) {
+	if f.f == nil {
+		return off, nil
+	}
+	return NextData(f.f, off, f.Size)
+}
 
 // CheckUnchanged returns an error when the file was changed since it was
 // opened.
 func (f *File) CheckUnchanged() error {
+	if f.f == nil {
+		return nil
+	}
 	st, err := f.f.Stat()
 	if err != nil {
 		return err

@@ -17,6 +17,10 @@ func (e Extent) End() int64 { return e.Offset + e.Length }
 type File struct {
 	Kind    volume.Kind
 	Extents []Extent // in the order of its content
+	// Path tells it from all others of the image, and is the same in another
+	// version of the image. It is empty if names were not asked for, or are not
+	// known.
+	Path string
 }
 
 // Map is what was found out about an image.

@@ -38,10 +38,18 @@ var fileSystems = []struct {
 // Read finds out what it can about the disks of an image. What it cannot, it
 // notes: that makes updates larger and loses nothing. It fails only when ctx
 // ends.
-func Read(ctx context.Context, guests []Guest) (*Map, error) {
+func Read(ctx context.Context, guests []Guest) (*Map, error) { return readDisks(ctx, guests, false) }
+
+// ReadNamed is Read that also finds out what files are called, where the file
+// system can tell.
+func ReadNamed(ctx context.Context, guests []Guest) (*Map, error) {
+	return readDisks(ctx, guests, true)
+}
+
+func readDisks(ctx context.Context, guests []Guest, named bool) (*Map, error) {
 	m := &Map{}
-	for _, g := range guests {
-		r := reader{ctx: ctx, guest: g, m: m}
+	for i, g := range guests {
+		r := reader{ctx: ctx, guest: g, number: i, m: m, named: named}
 		r.disk()
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -52,9 +60,12 @@ func Read(ctx context.Context, guests []Guest) (*Map, error) {
 
 // reader reads a disk.
 type reader struct {
-	ctx   context.Context
-	guest Guest
-	m     *Map
+	ctx    context.Context
+	guest  Guest
+	number int // of it
+	m      *Map
+	named  bool
+	what   string // is being read
 }
 
 // disk reads a disk: its partitions, or what it is as a whole. If it looks like
@@ -141,6 +152,7 @@ func (r pieced) ReadAt(p []byte, off int64) (int, error) {
 // that turns out to be damaged is forgotten.
 func (r *reader) volume(what string, s span) {
 	files, free := len(r.m.Files), len(r.m.Free)
+	r.what = what
 	err := r.fileSystem(s)
 	if err == nil {
 		return
@@ -222,11 +234,19 @@ func (r *reader) unknown(s span) error {
 }
 
 func (r *reader) read(s span, v volume.FileSystem) error {
-	err := v.Files(r.ctx, func(f *volume.File) error {
+	names, err := r.names(v)
+	if err != nil {
+		return err
+	}
+	err = v.Files(r.ctx, func(f *volume.File) error {
 		if err := r.swapFile(s, f); err != nil {
 			return err
 		}
 		to := File{Kind: f.Kind, Extents: make([]Extent, 0, len(f.Extents))}
+		if name := names[f.ID]; name != "" {
+			// The image's own files may be called otherwise in another version.
+			to.Path = fmt.Sprintf("%d:%s:%s:%s", r.number, r.what, name, f.Stream)
+		}
 		for _, e := range f.Extents {
 			if err := r.place(s, e, &to.Extents); err != nil {
 				return err
@@ -239,6 +259,23 @@ func (r *reader) read(s span, v volume.FileSystem) error {
 		return err
 	}
 	return v.Free(r.ctx, func(e volume.Extent) error { return r.place(s, e, &r.m.Free) })
+}
+
+// names returns a name of each file, if they are asked for and can be told.
+func (r *reader) names(v volume.FileSystem) (map[uint64]string, error) {
+	n, ok := v.(volume.Namer)
+	if !ok || !r.named {
+		return nil, nil
+	}
+	names := make(map[uint64]string)
+	// What has no name is a file all the same.
+	n.Names(r.ctx, func(id uint64, path string) error {
+		if old, ok := names[id]; !ok || path < old { // whatever the order in which they are found
+			names[id] = path
+		}
+		return nil
+	})
+	return names, r.ctx.Err()
 }
 
 // place appends where an extent of a volume lies in the image's files.

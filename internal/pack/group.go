@@ -3,7 +3,6 @@ package pack
 import (
 	"context"
 	"encoding/binary"
-	"slices"
 
 	"prestage/ckm"
 )
@@ -12,7 +11,7 @@ import (
 type grouper struct {
 	*pipeline
 	seen     *chunkTable
-	previous idSet
+	previous ckm.IDSet // a chance match would only put a chunk into a frame that suits it less well
 
 	frame *frameJob // being filled, or nil
 	known bool      // whether frame's chunks are in the previous version
@@ -35,7 +34,7 @@ func (g *grouper) add(ctx context.Context, id ckm.ID, p piece) error {
 	}
 	// A client that has the previous version must not have to fetch what it
 	// has because it shares a frame with what it lacks.
-	known := g.previous.has(id)
+	known := g.previous.Has(id)
 	if f := g.frame; f != nil &&
 		(known != g.known || len(f.raw)+len(p.data) > frameLimit || len(f.ids) == ckm.MaxFrameChunks) {
 		if err := g.flush(ctx); err != nil {
@@ -130,25 +129,3 @@ func (t *chunkTable) grow() {
 }
 
 func prefix(id ckm.ID) uint64 { return binary.LittleEndian.Uint64(id[:]) }
-
-// idSet says whether a chunk belongs to the previous version. It keeps eight
-// bytes of each ID: a chance match would only put a chunk into a frame that
-// suits it less well.
-type idSet []uint64
-
-func newIDSet(x *ckm.Index) idSet {
-	if x == nil {
-		return nil
-	}
-	s := make(idSet, x.Chunks())
-	for c := range s {
-		s[c] = prefix(x.ID(c))
-	}
-	slices.Sort(s)
-	return s
-}
-
-func (s idSet) has(id ckm.ID) bool {
-	_, ok := slices.BinarySearch(s, prefix(id))
-	return ok
-}

@@ -174,7 +174,7 @@ func (p *pipeline) hash(ctx context.Context) error {
 func (p *pipeline) group(ctx context.Context) error {
 	defer close(p.toWrite)
 	defer close(p.toCompress)
-	g := grouper{pipeline: p, seen: newChunkTable(), previous: newIDSet(p.o.Previous)}
+	g := grouper{pipeline: p, seen: newChunkTable(), previous: ckm.NewIDSet(p.o.Previous)}
 	for {
 		j, ok, err := receive(ctx, p.windows)
 		if !ok {

@@ -203,14 +203,23 @@ func notFound(err error) error {
 
 // Data implements Repository.
 func (r *Folder) Data(_ context.Context, name string, version uint32) (Data, error) {
-	f, err := r.open(ckm.DataName(name, version))
+	return r.data(ckm.DataName(name, version))
+}
+
+// Patch implements Repository.
+func (r *Folder) Patch(_ context.Context, name string, version uint32) (Data, error) {
+	return r.data(ckm.PatchName(name, version))
+}
+
+func (r *Folder) data(file string) (Data, error) {
+	f, err := r.open(file)
 	if err != nil {
 		return nil, notFound(err)
 	}
 	return &FileData{f}, nil
 }
 
-// FileData is a CKM in the local file system.
+// FileData is a CKM, or a patch, in the local file system.
 type FileData struct{ f *os.File }
 
 // OpenFile opens the CKM at path.
@@ -249,8 +258,8 @@ func (d *FileData) ReadRange(_ context.Context, off, n int64) (io.ReadCloser, er
 // work evenly.
 func (d *FileData) Traits() Traits { return Traits{Readers: 0, MaxSpan: 4 << 20, MaxGap: 64 << 10} }
 
-// Remove removes a package, its INDEX first: what is left in between is not a
-// package any more. The error wraps ErrNotFound when neither file is there.
+// Remove removes a package and its patch, of the package its INDEX first: what is
+// left in between is not a package any more. The error wraps ErrNotFound when neither file is there.
 func (r *Folder) Remove(ctx context.Context, name string, version uint32) error {
 	unlock, err := r.lock(ctx)
 	if err != nil {
@@ -264,6 +273,9 @@ func (r *Folder) Remove(ctx context.Context, name string, version uint32) error 
 		if err := r.writeCatalog(ctx, used); err != nil && !durable.IsDiskFull(err) {
 			return err
 		}
+	}
+	if err := os.Remove(r.Path(ckm.PatchName(name, version))); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	index := os.Remove(r.Path(ckm.IndexName(name, version)))
 	if index != nil && !errors.Is(index, fs.ErrNotExist) {

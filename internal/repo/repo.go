@@ -32,18 +32,21 @@ type Repository interface {
 	Index(ctx context.Context, name string, version uint32) ([]byte, error)
 	// Data opens a package's CKM. The error wraps ErrNotFound when there is none.
 	Data(ctx context.Context, name string, version uint32) (Data, error)
+	// Patch opens the patch beside a package. The error wraps ErrNotFound when
+	// there is none.
+	Patch(ctx context.Context, name string, version uint32) (Data, error)
 }
 
-// Data is an open CKM that can be read by ranges. ReadRange may be called from
+// Data is an open CKM, or a patch, that can be read by ranges. ReadRange may be called from
 // several goroutines at once.
 type Data interface {
 	io.Closer
 	// String says where the data is, for people.
 	String() string
 	// ReadRange returns a reader of the n bytes from offset off. It ends early
-	// with io.ErrUnexpectedEOF when the CKM is shorter.
+	// with io.ErrUnexpectedEOF when the file is shorter.
 	ReadRange(ctx context.Context, off, n int64) (io.ReadCloser, error)
-	// Size returns the CKM's size in bytes.
+	// Size returns the file's size in bytes.
 	Size() (int64, error)
 	// Traits say how to read it well.
 	Traits() Traits

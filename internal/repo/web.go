@@ -120,16 +120,29 @@ const webReaders = 4
 // Data implements Repository. Its first request finds out the CKM's size and
 // whether the server knows ranges.
 func (r *Web) Data(ctx context.Context, name string, version uint32) (Data, error) {
-	f := r.file(ckm.DataName(name, version))
-	body := f.reader(ctx, 0, ckm.HeaderSize)
+	return r.open(ctx, ckm.DataName(name, version), ckm.HeaderSize, "a CKM", ckm.CheckHeader)
+}
+
+// Patch implements Repository.
+func (r *Web) Patch(ctx context.Context, name string, version uint32) (Data, error) {
+	return r.open(ctx, ckm.PatchName(name, version), ckm.PatchHeaderSize, "a patch", func(head []byte) error {
+		_, err := ckm.ParsePatchHeader(head)
+		return err
+	})
+}
+
+// open opens a file, whose first bytes must please check.
+func (r *Web) open(ctx context.Context, name string, size int64, what string, check func(head []byte) error) (Data, error) {
+	f := r.file(name)
+	body := f.reader(ctx, 0, size)
 	defer body.Close()
-	head := make([]byte, ckm.HeaderSize)
+	head := make([]byte, size)
 	n, err := io.ReadFull(body, head)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return nil, err
 	}
-	if err := ckm.CheckHeader(head[:n]); err != nil {
-		return nil, f.isNot("a CKM", head[:n], err)
+	if err := check(head[:n]); err != nil {
+		return nil, f.isNot(what, head[:n], err)
 	}
 	f.opened = true
 	return f, nil

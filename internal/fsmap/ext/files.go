@@ -10,6 +10,8 @@ import (
 const (
 	modeMask    = 0xf000
 	modeRegular = 0x8000
+	modeFolder  = 0x4000
+	rootInode   = 2
 	flagExtents = 0x80000
 	flagInline  = 0x10000000
 	mapBytes    = 60 // of block numbers, or of an extent tree's root
@@ -22,9 +24,26 @@ const (
 
 // Files implements volume.FileSystem.
 func (fs *fileSystem) Files(ctx context.Context, yield func(*volume.File) error) error {
-	// No block belongs to two files, so all of them together have no more than
-	// there are; nor have their trees. What claims more would take for ever.
-	budget := 2 * fs.blocks
+	budget := fs.newBudget()
+	return fs.scan(ctx, modeRegular, func(number int64, inode []byte) error {
+		if le.Uint32(inode[0x20:])&flagInline != 0 {
+			return nil
+		}
+		f, err := fs.file(number, inode, &budget)
+		if err != nil || len(f.Extents) == 0 {
+			return err
+		}
+		return yield(f)
+	})
+}
+
+// newBudget returns how many blocks all files may have together. No block belongs
+// to two files, so they have no more than there are; nor have their trees. What
+// claims more would take for ever.
+func (fs *fileSystem) newBudget() int64 { return 2 * fs.blocks }
+
+// scan calls visit with each inode of a type that is somebody's file.
+func (fs *fileSystem) scan(ctx context.Context, mode uint16, visit func(number int64, inode []byte) error) error {
 	table := make([]byte, 1<<18)
 	for n := range fs.groups {
 		if err := ctx.Err(); err != nil {
@@ -45,15 +64,14 @@ func (fs *fileSystem) Files(ctx context.Context, yield func(*volume.File) error)
 				return err
 			}
 			for i := int64(0); i*fs.inodeSize < int64(len(p)); i++ {
-				number := n*fs.inodesPerGroup + first + i + 1
-				f, err := fs.file(number, p[i*fs.inodeSize:(i+1)*fs.inodeSize], &budget)
-				if err != nil {
-					return err
+				number, inode := n*fs.inodesPerGroup+first+i+1, p[i*fs.inodeSize:(i+1)*fs.inodeSize]
+				links, deleted := le.Uint16(inode[0x1a:]), le.Uint32(inode[0x14:])
+				if le.Uint16(inode)&modeMask != mode || links == 0 || deleted != 0 ||
+					number < fs.firstInode && number != rootInode || fs.special[number] {
+					continue
 				}
-				if f != nil {
-					if err := yield(f); err != nil {
-						return err
-					}
+				if err := visit(number, inode); err != nil {
+					return err
 				}
 			}
 		}
@@ -61,28 +79,18 @@ func (fs *fileSystem) Files(ctx context.Context, yield func(*volume.File) error)
 	return nil
 }
 
-// file returns what an inode says of a file, or nil if it is none that has blocks.
+// file returns where an inode says that its content lies.
 func (fs *fileSystem) file(number int64, inode []byte, budget *int64) (*volume.File, error) {
-	flags, links := le.Uint32(inode[0x20:]), le.Uint16(inode[0x1a:])
-	if le.Uint16(inode)&modeMask != modeRegular || links == 0 || le.Uint32(inode[0x14:]) != 0 ||
-		flags&flagInline != 0 || number < fs.firstInode || fs.special[number] {
-		return nil, nil
-	}
 	size := int64(le.Uint32(inode[4:])) | int64(le.Uint32(inode[0x6c:]))<<32
 	if size < 0 {
 		return nil, damaged("inode %d has %d bytes", number, size)
 	}
 	m := &mapper{fs: fs, inode: number, size: size, budget: budget, f: &volume.File{ID: uint64(number), Size: size}}
-	var err error
-	if root := inode[0x28 : 0x28+mapBytes]; flags&flagExtents != 0 {
-		err = m.extents(root, -1)
-	} else {
-		err = m.blockMap(root)
+	root := inode[0x28 : 0x28+mapBytes]
+	if le.Uint32(inode[0x20:])&flagExtents != 0 {
+		return m.f, m.extents(root, -1)
 	}
-	if err != nil || len(m.f.Extents) == 0 {
-		return nil, err
-	}
-	return m.f, nil
+	return m.f, m.blockMap(root)
 }
 
 // mapper collects a file's extents.

@@ -86,6 +86,11 @@ func Fill(t *testing.T, dir string, files int) {
 	for i := 0; i < files; i += 2 {
 		must(os.Remove(name(i)))
 	}
+	many := filepath.Join(dir, "many", "entries", "in", "a folder")
+	must(os.MkdirAll(many, 0o755))
+	for i := range files {
+		must(os.WriteFile(filepath.Join(many, fmt.Sprintf("%d, and a long name: %s", i, strings.Repeat("x", i%180))), []byte("content"), 0o644))
+	}
 	must(os.WriteFile(filepath.Join(dir, "large"), testenv.Random(1, 5<<20+123), 0o644)) // in what the others left
 	must(os.WriteFile(filepath.Join(dir, "empty"), nil, 0o644))
 	must(os.WriteFile(filepath.Join(dir, "tiny"), []byte("tiny"), 0o644))
@@ -127,6 +132,7 @@ func Compare(t *testing.T, image string, open func(io.ReaderAt, int64) (volume.F
 		t.Fatal(err)
 	}
 	seen := map[uint64]bool{}
+	named := names(t, v)
 	Mounted(t, image, func(dir string) {
 		err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
 			if err != nil || !d.Type().IsRegular() {
@@ -143,6 +149,9 @@ func Compare(t *testing.T, image string, open func(io.ReaderAt, int64) (volume.F
 			}
 			f := found[id]
 			seen[id] = true
+			if rel, err := filepath.Rel(dir, p); err != nil || named != nil && !slices.Contains(named[id], rel) {
+				t.Errorf("%s has the names %q", p, named[id])
+			}
 			if f == nil {
 				if len(bytes.Trim(content, "\x00")) > 200 { // more than an inode holds
 					t.Errorf("%s was not found", p)
@@ -176,6 +185,20 @@ func Compare(t *testing.T, image string, open func(io.ReaderAt, int64) (volume.F
 	if !slices.Equal(got, Join(free)) {
 		t.Errorf("%v is free, should be %v", got, Join(free))
 	}
+}
+
+// names returns the names of all files, nil of a file system that cannot tell.
+func names(t *testing.T, v volume.FileSystem) map[uint64][]string {
+	t.Helper()
+	n, ok := v.(volume.Namer)
+	if !ok {
+		return nil
+	}
+	list := map[uint64][]string{}
+	if err := n.Names(t.Context(), func(id uint64, path string) error { list[id] = append(list[id], path); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	return list
 }
 
 // Join makes one of extents that follow each other.
@@ -214,6 +237,9 @@ func Check(t *testing.T, b []byte, open func(io.ReaderAt, int64) (volume.FileSys
 	})
 	if total > 2*int64(len(b)) {
 		t.Fatalf("files of %d bytes in %d", total, len(b))
+	}
+	if n, ok := v.(volume.Namer); ok {
+		n.Names(t.Context(), func(uint64, string) error { return nil })
 	}
 	last := int64(-1)
 	v.Free(t.Context(), func(e volume.Extent) error {
