@@ -60,7 +60,7 @@ var allowed = map[string][]string{
 	"internal/smbhost": {"internal/acl", "internal/host", "internal/msrpc", "internal/settings"},
 	"internal/sshhost": {"internal/acl", "internal/host", "internal/settings"},
 	// A fleet knows its machines by what a Job makes of them, never an adapter.
-	"internal/fleet":      {"internal/durable", "internal/host", "internal/prestage", "internal/repo"},
+	"internal/fleet":      {"internal/durable", "internal/host", "internal/prestage", "internal/repo", "internal/sign"},
 	"internal/fleet/view": {"internal/fleet"},
 	"cmd/prestage": {"ckm", "internal/agent", "internal/assemble", "internal/bundle", "internal/client", "internal/disk", "internal/durable", "internal/fleet", "internal/fleet/view", "internal/fsmap", "internal/fsmap/guest", "internal/fsmap/volume", "internal/host",
 		"internal/localhost", "internal/pack", "internal/patch", "internal/prestage", "internal/repo", "internal/service", "internal/settings", "internal/sign", "internal/smbhost", "internal/sshhost", "internal/verify"},
