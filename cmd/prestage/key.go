@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"prestage/ckm"
 	"prestage/internal/durable"
@@ -54,7 +56,7 @@ a copy of it in a safe place: nothing can bring it back.`,
 			if !ok || filepath.Base(secret) == ".key" {
 				return usageError{fmt.Errorf("%q: name a file that ends in .key; the public key goes beside it, in one that ends in .pub", secret)}
 			}
-			k, err := makeKey(secret, base+".pub", open)
+			k, err := makeKey(cmd.Context(), secret, base+".pub", open)
 			if err != nil {
 				return err
 			}
@@ -70,7 +72,7 @@ a copy of it in a safe place: nothing can bring it back.`,
 }
 
 // makeKey makes a key and its two files, which must not exist yet.
-func makeKey(secret, public string, open bool) (k sign.Key, err error) {
+func makeKey(ctx context.Context, secret, public string, open bool) (k sign.Key, err error) {
 	for _, path := range []string{secret, public} {
 		if exists(path) {
 			return k, fmt.Errorf("%q exists; keys are not replaced, name another file", path)
@@ -78,7 +80,7 @@ func makeKey(secret, public string, open bool) (k sign.Key, err error) {
 	}
 	password := ""
 	if !open {
-		if password, err = newKeyPassword(); err != nil {
+		if password, err = newKeyPassword(ctx); err != nil {
 			return k, err
 		}
 	}
@@ -119,11 +121,11 @@ func writeNew(path string, data []byte, mode os.FileMode) error {
 }
 
 // newKeyPassword returns the password for a new key, asked for twice.
-func newKeyPassword() (string, error) {
+func newKeyPassword(ctx context.Context) (string, error) {
 	if p := os.Getenv(keyPasswordVariable); p != "" {
 		return p, nil
 	}
-	p, err := askPassword("Password for the new key")
+	p, err := askUntil(ctx, "Password for the new key")
 	if errors.Is(err, errNoTerminal) {
 		return "", fmt.Errorf("there is no password for the new key: set $%s, run it on a terminal, or use --no-password", keyPasswordVariable)
 	}
@@ -133,7 +135,7 @@ func newKeyPassword() (string, error) {
 	if p == "" {
 		return "", errors.New("the password is empty; a key that is not to be encrypted is made with --no-password")
 	}
-	again, err := askPassword("The same once more")
+	again, err := askUntil(ctx, "The same once more")
 	if err == nil && again != p {
 		err = errors.New("the two passwords differ; nothing was made")
 	}
@@ -141,7 +143,7 @@ func newKeyPassword() (string, error) {
 }
 
 // openKey reads the secret key in a file.
-func openKey(path string) (sign.Key, error) {
+func openKey(ctx context.Context, path string) (sign.Key, error) {
 	text, err := readSmall(path)
 	if err != nil {
 		return sign.Key{}, err
@@ -150,7 +152,7 @@ func openKey(path string) (sign.Key, error) {
 		if p := os.Getenv(keyPasswordVariable); p != "" {
 			return p, nil
 		}
-		p, err := askPassword("Password of " + path)
+		p, err := askUntil(ctx, "Password of "+path)
 		if errors.Is(err, errNoTerminal) {
 			err = fmt.Errorf("it is encrypted: set $%s, or run it on a terminal", keyPasswordVariable)
 		}
@@ -160,6 +162,31 @@ func openKey(path string) (sign.Key, error) {
 		return k, fmt.Errorf("key %s: %w", path, err)
 	}
 	return k, nil
+}
+
+// askUntil is askPassword that ends when ctx does, and then leaves the terminal
+// as it was.
+func askUntil(ctx context.Context, prompt string) (string, error) {
+	in := int(os.Stdin.Fd())
+	before, err := term.GetState(in)
+	if err != nil {
+		return "", errNoTerminal
+	}
+	var p string
+	asked := make(chan error, 1)
+	go func() {
+		var err error
+		p, err = askPassword(prompt)
+		asked <- err
+	}()
+	select {
+	case err := <-asked:
+		return p, err
+	case <-ctx.Done():
+		term.Restore(in, before)
+		fmt.Fprintln(os.Stderr)
+		return "", ctx.Err()
+	}
 }
 
 // readSmall reads a file of keys or signatures.
@@ -195,8 +222,8 @@ func publicKeys(args []string) (lines []string, err error) {
 
 // signer returns what signs packages with the secret key in a file. The
 // signatures say that they were made when, in seconds since 1970.
-func signer(path string, when int64) (func(x *ckm.Index) error, error) {
-	k, err := openKey(path)
+func signer(ctx context.Context, path string, when int64) (func(x *ckm.Index) error, error) {
+	k, err := openKey(ctx, path)
 	if err != nil {
 		return nil, err
 	}

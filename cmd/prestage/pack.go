@@ -166,7 +166,7 @@ func (a *app) pack(ctx context.Context, source string, f packFlags) error {
 	}
 	var signature func(x *ckm.Index) error
 	if f.sign != "" { // its password is better asked for before hours of packing
-		if signature, err = signer(f.sign, created); err != nil {
+		if signature, err = signer(ctx, f.sign, created); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -43,7 +44,7 @@ the package, if it is right under --public-key.`,
 			if staged, err := a.stagedFolder(cmd.Context()); err == nil && same(staged, r.String()) {
 				return usageError{errors.New("packages are not signed in the pre-stage folder; sign them where they were packed, and push them again")}
 			}
-			add, err := signing(key, signature, public)
+			add, err := signing(cmd.Context(), key, signature, public)
 			if err != nil {
 				return err
 			}
@@ -78,13 +79,13 @@ the package, if it is right under --public-key.`,
 }
 
 // signing returns what signs: a secret key, or a signature that was made already.
-func signing(key, signature, public string) (func(x *ckm.Index) error, error) {
+func signing(ctx context.Context, key, signature, public string) (func(x *ckm.Index) error, error) {
 	if key != "" {
 		when, err := creationTime()
 		if err != nil {
 			return nil, err
 		}
-		return signer(key, when)
+		return signer(ctx, key, when)
 	}
 	text, err := readSmall(signature)
 	if err != nil {

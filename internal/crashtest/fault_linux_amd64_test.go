@@ -259,12 +259,14 @@ func TestFaultSign(t *testing.T) {
 func TestFaultInstall(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.must("pack", diskImage(t, 1, small), "--name", "vm")
-	w.must("setup", w.parent)
+	key := filepath.Join(w.dir, "k")
+	w.must("key", "new", key+".key", "--no-password")
+	w.must("pack", diskImage(t, 1, small), "--name", "vm", "--sign", key+".key")
+	w.must("setup", w.parent, "--trusted-key", key+".pub")
 	w.must("push", "vm")
 	image := filepath.Join(w.medv, "vm")
 	faults{w, []string{"install", "vm", "--offline"},
-		func() { removeAll(t, image) },
+		func() { removeAll(t, image, filepath.Join(w.medv, ".seen-vm")) },
 		w.checkAll,
 		func() error { return checkInstalled(filepath.Join(image, "1")) },
 	}.run()
