@@ -6,8 +6,9 @@
 #   bench/image.sh --versions
 #
 # --versions builds versions of it as administrators make them, and prints the
-# folder: v1.raw (the release as it came out), patched.raw (its updates
-# installed in it), later.raw (and some more programs), rebuilt.raw (the files of
+# folder: v1.raw (the release as it came out), minor.raw (its updates installed in
+# it, but for the browser, which becomes another one each year), patched.raw (all of
+# its updates), later.raw (and some more programs), rebuilt.raw (the files of
 # later.raw in a new file system: an image that a builder makes anew each night).
 #
 # The image is built once and kept in the cache folder
@@ -20,7 +21,7 @@ set -euo pipefail
 
 # Raise this number whenever the content of the image changes: it is part of
 # the cached file's name, so that no stale image is ever measured.
-recipe=1
+recipe=2
 
 size=8G
 skipped=77
@@ -282,6 +283,13 @@ fi
 made=$work/versions
 mkdir "$made"
 build "$made/v1.raw" "$suite"
+say "updates, without a new browser"
+cp --sparse=always "$made/v1.raw" "$made/minor.raw"
+enter "$made/minor.raw"
+inside apt-mark hold firefox-esr
+inside apt-get -q -y upgrade
+inside apt-mark unhold firefox-esr
+leave "$made/minor.raw"
 say "updates"
 cp --sparse=always "$made/v1.raw" "$made/patched.raw"
 enter "$made/patched.raw"

@@ -55,6 +55,14 @@ func byteRow(work, against string, budget float64, ours, theirs int64) row {
 	return r
 }
 
+// countRow is a row of numbers of things.
+func countRow(work, against string, budget float64, ours, theirs int64) row {
+	r := row{work: work, against: against, budget: budget, ratio: ratio(ours, theirs), cpu: "–"}
+	r.low, r.high = r.ratio, r.ratio
+	r.absolute = fmt.Sprintf("%d / %d", ours, theirs)
+	return r
+}
+
 // verdict says whether the budget was met, and whether the pairs agree.
 func (r row) verdict() string {
 	switch {

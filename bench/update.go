@@ -5,12 +5,10 @@ package main
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
-	"strconv"
+	"slices"
 	"strings"
 )
 
@@ -28,6 +26,7 @@ const (
 )
 
 var changes = []change{
+	{oldVersion, "minor.raw", "update, patches in place, browser held", 0.38, true},
 	{oldVersion, "patched.raw", "update, patches in place", 0.38, true},
 	{oldVersion, "later.raw", "update, patches and programs in place", 0, true},
 	{oldVersion, rebuilt, "update, rebuilt image", 0.58, true},
@@ -39,6 +38,7 @@ var changes = []change{
 const (
 	desyncSeed = "desync, the old image as seed"
 	casyncSeed = "casync, the old image as seed"
+	zsyncSeed  = "zsync, the old image as seed"
 	rsyncName  = "rsync --compress-choice=zstd"
 	floorName  = "zstd -3 of added and changed files"
 )
@@ -56,6 +56,10 @@ func (b *bench) updates() ([]row, error) {
 			rows = append(rows, row{work: work, against: desyncSeed, budget: c.budget, missing: "not measured: " + c.from + " could not be built"})
 			continue
 		}
+		frames, err := b.update(c, "--discard-free", "--patch=false")
+		if err != nil {
+			return nil, err
+		}
 		ours, err := b.update(c, "--discard-free")
 		if err != nil {
 			return nil, err
@@ -65,16 +69,24 @@ func (b *bench) updates() ([]row, error) {
 		}
 		add := func(against string, budget float64, n int64) {
 			if n > 0 {
-				rows = append(rows, byteRow(work, against, budget, ours, n))
+				rows = append(rows, byteRow(work, against, budget, ours.bytes, n))
 			} else {
 				rows = append(rows, row{work: work, against: against, budget: budget, missing: "not measured: a program is missing"})
 			}
 		}
 		add(desyncSeed, c.budget, theirs[c].desync)
+		rows = append(rows, byteRow(work+", without the patch", desyncSeed, 0, frames.bytes, theirs[c].desync))
+		rows = append(rows, countRow(work+", requests", "MiB moved", 1, ours.requests, max(1, ours.bytes/mib)),
+			byteRow(work+", peak memory", "192 MiB", 1, ours.rss, 192*mib))
 		if !c.all {
 			continue
 		}
 		add(casyncSeed, 0, theirs[c].casync)
+		zsync, err := b.zsync(c)
+		if err != nil {
+			return nil, err
+		}
+		add(zsyncSeed, 0, zsync)
 		rsync, err := b.rsync(c)
 		if err != nil {
 			return nil, err
@@ -86,13 +98,13 @@ func (b *bench) updates() ([]row, error) {
 		}
 		add(floorName, 1.15, floor)
 	}
-	exact := changes[2]
+	exact := changes[slices.IndexFunc(changes, func(c change) bool { return c.to == rebuilt })]
 	ours, err := b.update(exact)
 	if err != nil {
 		return nil, err
 	}
 	if n := theirs[exact].desync; n > 0 {
-		rows = append(rows, byteRow(exact.work+", bit-exact", desyncSeed, 0, ours, n))
+		rows = append(rows, byteRow(exact.work+", bit-exact", desyncSeed, 0, ours.bytes, n))
 	}
 	timed, err := b.updateTime()
 	if err != nil {
@@ -143,157 +155,42 @@ func (b *bench) packVersions(images string, versions []string, flags ...string) 
 	return nil
 }
 
-// update updates the installed old version and returns the bytes that were
-// fetched, with the INDEX.
-func (b *bench) update(c change, flags ...string) (int64, error) {
+// moved is what an update took.
+type moved struct {
+	bytes, requests int64 // that a web server answered with, and was asked for
+	rss             int64 // peak memory, bytes
+}
+
+// update updates the installed old version from a web server.
+func (b *bench) update(c change, flags ...string) (m moved, err error) {
 	images, store := b.path("images.update"), b.path("vms.update")
 	defer removeAll([]string{images, store})
 	if err := b.packVersions(images, []string{c.from, c.to}, flags...); err != nil {
-		return 0, err
+		return m, err
 	}
 	if _, err := b.output(b.our("install", imageName+":1", "--images", images, "--store", store)...); err != nil {
-		return 0, err
+		return m, err
 	}
-	b.say("update to %s", c.to)
-	out, err := b.output(b.our("update", imageName, "--images", images, "--store", store, "--json")...)
+	web, err := newWebServer(images)
 	if err != nil {
-		return 0, err
+		return m, err
 	}
-	if len(flags) == 0 {
+	defer web.Close()
+	b.say("update to %s", c.to)
+	x, err := b.timed(b.our("update", imageName, "--images", web.url, "--store", store))
+	if err != nil {
+		return m, err
+	}
+	if !slices.Contains(flags, "--discard-free") {
 		got, err := b.findImage(filepath.Join(store, imageName, "2"))
 		if err != nil {
-			return 0, err
+			return m, err
 		}
 		if err := sameContent(b.versionFile(c.to), got); err != nil {
-			return 0, err
+			return m, err
 		}
 	}
-	var done struct{ Fetch, Index int64 }
-	if err := json.Unmarshal(out, &done); err != nil {
-		return 0, err
-	}
-	if done.Index == 0 {
-		return 0, fmt.Errorf("update does not say how large the INDEX is: %s", out)
-	}
-	return done.Fetch + done.Index, nil
-}
-
-// chunkers are the bytes that others would fetch: new chunks and the new index.
-type chunkers struct{ desync, casync int64 }
-
-// seeded finds out what desync and, if all are asked, casync would fetch: what
-// their stores grow by.
-func (b *bench) seeded(c change) (found chunkers, err error) {
-	if b.desync != "" {
-		if found.desync, err = b.growth("desync", c, func(store, index, image string) []string {
-			return []string{b.desync, "make", "-s", store, index, image}
-		}); err != nil {
-			return found, err
-		}
-	}
-	if b.casync != "" && c.all {
-		found.casync, err = b.growth("casync", c, func(store, index, image string) []string {
-			return []string{b.casync, "make", "--store=" + store, index, image}
-		})
-	}
-	return found, err
-}
-
-// growth returns how much a program's store grows by a version, and its index. The
-// store of the old version is kept for the next one.
-func (b *bench) growth(name string, c change, argv func(store, index, image string) []string) (int64, error) {
-	store, base, index := b.path(name+".grown"), b.path(name+"."+c.from), b.path("grown.caibx")
-	defer removeAll([]string{store, index})
-	make := func(store, version string) error {
-		path, err := b.version(version)
-		if err != nil {
-			return err
-		}
-		b.say("%s, %s", name, version)
-		_, err = b.output(argv(store, index, path)...)
-		return err
-	}
-	if _, err := os.Stat(base); err != nil {
-		if err := os.Mkdir(base, 0o755); err != nil {
-			return 0, err
-		}
-		if err := make(base, c.from); err != nil {
-			return 0, err
-		}
-	}
-	before, err := treeSize(base)
-	if err != nil {
-		return 0, err
-	}
-	if _, err := b.output("cp", "-rl", base, store); err != nil {
-		return 0, err
-	}
-	if err := make(store, c.to); err != nil {
-		return 0, err
-	}
-	after, err := treeSize(store)
-	if err != nil {
-		return 0, err
-	}
-	st, err := os.Stat(index)
-	if err != nil {
-		return 0, err
-	}
-	return after - before + st.Size(), nil
-}
-
-var rsyncBytes = regexp.MustCompile(`Total bytes (?:sent|received): ([\d,]+)`)
-
-// rsync returns the bytes that rsync sends and receives to turn the old version
-// into another; 0 if there is no rsync.
-func (b *bench) rsync(c change) (int64, error) {
-	rsync := lookPath("rsync")
-	if rsync == "" {
-		return 0, nil
-	}
-	copied := b.path("rsync.raw")
-	defer os.Remove(copied)
-	b.say("rsync, %s", c.to)
-	if _, err := b.output("cp", "--sparse=always", b.versionFile(c.from), copied); err != nil {
-		return 0, err
-	}
-	out, err := b.output(rsync, "--no-whole-file", "--inplace", "--ignore-times", "--compress", "--compress-choice=zstd", "--stats",
-		b.versionFile(c.to), copied)
-	if err != nil {
-		return 0, err
-	}
-	total := int64(0)
-	for _, m := range rsyncBytes.FindAllSubmatch(out, -1) {
-		n, err := strconv.ParseInt(strings.ReplaceAll(string(m[1]), ",", ""), 10, 64)
-		if err != nil {
-			return 0, err
-		}
-		total += n
-	}
-	return total, nil
-}
-
-// floor returns how many bytes the files take that another version adds or
-// changes, by zstd -3 in one stream; 0 if it cannot be found out.
-func (b *bench) floor(c change) (int64, error) {
-	if b.zstd == "" || os.Geteuid() != 0 {
-		return 0, nil
-	}
-	b.say("files of %s", c.to)
-	const script = `set -euo pipefail
-cd "$1"; mkdir -p old new
-trap 'umount old new 2>/dev/null || true' EXIT
-mount -o loop,ro,noload "$2" old
-mount -o loop,ro,noload "$3" new
-(cd new && find . -xdev -type f -print0) | while IFS= read -r -d '' f; do
-	cmp -s "old/$f" "new/$f" || printf '%s\0' "$f"
-done >changed
-(cd new && tar -c --null -T ../changed) | "$4" -q -3 -T0 -c | wc -c`
-	out, err := b.output("bash", "-c", script, "bash", b.work, b.versionFile(c.from), b.versionFile(c.to), b.zstd)
-	if err != nil {
-		return 0, err
-	}
-	return strconv.ParseInt(strings.TrimSpace(string(out)), 10, 64)
+	return moved{bytes: web.bytes.Load(), requests: web.requests.Load(), rss: x.rss}, nil
 }
 
 // updateTime compares how long an update and a full installation take, and
