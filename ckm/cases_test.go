@@ -413,6 +413,10 @@ func refusedCases() []refusedCase {
 	sigs("order", "two entries out of order", "out of order", []byte{3, 0, 0, 0}, []byte{2, 0, 0, 0})
 	sigs("twice", "an entry twice", "out of order", []byte{3, 0, 0, 0}, []byte{3, 0, 0, 0})
 	sigs("ed25519", "a signature by Ed25519 of 71 bytes", "signature block", []byte{1, 0, 71, 0}, make([]byte, 71))
+	sigs("minisign-short", "a signature of minisign's scheme that is a byte too short", "minisign entry of 135 bytes", []byte("ED\x87\x00"), make([]byte, 135))
+	sigs("minisign-long", "a signature of minisign's scheme with a comment of 513 bytes", "minisign entry of 649 bytes", []byte("ED\x89\x02"), make([]byte, 136), []byte(strings.Repeat("c", 513)))
+	sigs("minisign-comment", "a signature whose comment has two lines", "comment of a signature", []byte("ED\x8b\x00"), make([]byte, 136), []byte("a\nb"))
+	sigs("minisign-comment-utf8", "a signature whose comment is not UTF-8", "comment of a signature", []byte("ED\x89\x00"), make([]byte, 136), []byte{0xff})
 	sigs("huge", "a signature block of 16 KiB and 5 bytes", "length does not fit", []byte{2, 0, 1, 64}, make([]byte, 16385))
 	format("end-longer", "a byte between the signature block and the file digest", "length does not fit", smallWith(func(m *model) { m.tail = []byte{0} }))
 

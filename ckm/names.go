@@ -18,10 +18,12 @@ const (
 	forbiddenInNames = `"<>|\/:*?`
 )
 
-// Extensions of a package's two files.
+// Extensions of a package's two files, and of its statement where that is written
+// to a file.
 const (
-	DataExt  = ".ckm"
-	IndexExt = ".index"
+	DataExt      = ".ckm"
+	IndexExt     = ".index"
+	StatementExt = ".statement"
 )
 
 // CheckName reports whether name may be the name of an image (doc/format.md,
@@ -52,6 +54,10 @@ func CheckName(name string) error {
 // DataName and IndexName return the names of the two files of a package.
 func DataName(name string, version uint32) string  { return stem(name, version) + DataExt }
 func IndexName(name string, version uint32) string { return stem(name, version) + IndexExt }
+
+// StatementName returns the name of the file that a package's statement is
+// written to.
+func StatementName(name string, version uint32) string { return stem(name, version) + StatementExt }
 
 func stem(name string, version uint32) string {
 	return name + "_" + strconv.FormatUint(uint64(version), 10)

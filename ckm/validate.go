@@ -8,18 +8,12 @@ import (
 	"slices"
 )
 
-// Schemes of signatures.
-const (
-	schemeEd25519 = 1
-	ed25519Size   = 8 + 64 // key ID, signature
-)
-
 // validate checks everything that holds between the parts of an index.
 func (x *Index) validate() error {
 	if err := x.validateInfo(); err != nil {
 		return err
 	}
-	if err := validateSignatures(x.Signatures); err != nil {
+	if _, err := splitBlock(x.Signatures); err != nil {
 		return err
 	}
 	if err := x.validateFrames(); err != nil {
@@ -65,27 +59,6 @@ func (in *Info) validateInfo() error {
 		if a.Key == "" || !isText(a.Key, 64) || !isText(a.Value, 1024) || i > 0 && in.Attributes[i-1].Key >= a.Key {
 			return bad("attribute %q out of bounds, out of order or not text", a.Key)
 		}
-	}
-	return nil
-}
-
-func validateSignatures(p []byte) error {
-	if len(p) > MaxSignatureBlock {
-		return fmt.Errorf("%w: signature block of %d bytes", ErrFormat, len(p))
-	}
-	var before []byte
-	for len(p) > 0 {
-		if len(p) < 4 || int(binary.LittleEndian.Uint16(p[2:])) > len(p)-4 {
-			return fmt.Errorf("%w: the INDEX's signature block", ErrFormat)
-		}
-		entry := p[:4+int(binary.LittleEndian.Uint16(p[2:]))]
-		if binary.LittleEndian.Uint16(entry) == schemeEd25519 && len(entry) != 4+ed25519Size {
-			return fmt.Errorf("%w: the INDEX's signature block has an Ed25519 entry of %d bytes", ErrFormat, len(entry))
-		}
-		if before != nil && bytes.Compare(before, entry) >= 0 {
-			return fmt.Errorf("%w: the INDEX's signatures are out of order", ErrFormat)
-		}
-		before, p = entry, p[len(entry):]
 	}
 	return nil
 }

@@ -73,6 +73,7 @@ func makeVectors(t testing.TB) map[string][]byte {
 		add("ok-"+c.name, formatVector(p, "comment", c.comment, "expect", "ok", "package-digest", x.Digest().String(),
 			"chunks", fmt.Sprint(x.Chunks()), "frames", fmt.Sprint(x.Frames()), "ckm-length", fmt.Sprint(x.CKMLength)))
 	}
+	addSignedVectors(t, add)
 	for _, c := range refusedCases() {
 		add("refused-"+c.name, formatVector(c.index, "comment", c.comment, "expect", "refused"))
 	}

@@ -31,6 +31,7 @@ wine            # its command wine, which finds the rest
 wixl            # writes Client.MSI on Linux
 msitools        # msibuild adds what wixl cannot express; msiinfo reads tables back
 osslsigncode    # signs programs and installers, and says whether a signature is right
+minisign        # a second opinion on keys and signatures of packages
 openssl         # makes the certificate that the tests sign with
 icoutils        # wrestool: a second opinion on the version resource of prestage.exe
 rpm             # reads the .rpm that we write

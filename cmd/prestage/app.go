@@ -22,6 +22,7 @@ import (
 	"prestage/internal/prestage"
 	"prestage/internal/repo"
 	"prestage/internal/settings"
+	"prestage/internal/sign"
 )
 
 // Exit codes, part of the command line's contract.
@@ -72,7 +73,7 @@ IMAGE is NAME, for the latest version, or NAME:N.`,
 	f.StringVar(&a.config, "config", os.Getenv("PRESTAGE_CONFIG"), "settings file (default "+settings.Default().String()+")")
 	root.AddCommand(a.packCommand(), a.listCommand(), a.inspectCommand(), a.verifyCommand(), a.repairCommand(),
 		a.setupCommand(), a.relocateCommand(), a.statusCommand(), a.pushCommand(), a.installCommand(), a.updateCommand(),
-		a.removeCommand(), a.catalogCommand(), a.bundleCommand(), a.agentCommand(), a.installerCommand(), a.versionCommand())
+		a.removeCommand(), a.keyCommand(), a.signCommand(), a.catalogCommand(), a.bundleCommand(), a.agentCommand(), a.installerCommand(), a.versionCommand())
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.SetArgs(args)
 	root.SetOut(out)
@@ -167,7 +168,7 @@ func exitCode(err error) int {
 		return silent.code
 	case errors.As(err, &usage), strings.HasPrefix(err.Error(), "unknown command"):
 		return exitUsage
-	case errors.Is(err, client.ErrDamaged), errors.Is(err, prestage.ErrDamaged), errors.Is(err, ckm.ErrFormat),
+	case errors.Is(err, sign.ErrUntrusted), errors.Is(err, client.ErrOlder), errors.Is(err, client.ErrDamaged), errors.Is(err, prestage.ErrDamaged), errors.Is(err, ckm.ErrFormat),
 		errors.Is(err, ckm.ErrMismatch), errors.Is(err, assemble.ErrIncomplete):
 		return exitDamaged
 	case errors.Is(err, repo.ErrNotFound), errors.Is(err, fs.ErrNotExist), errors.Is(err, prestage.ErrNotSetUp):
@@ -248,6 +249,15 @@ func (a *app) keeper() settings.Keeper {
 }
 
 func (a *app) settings() (settings.Settings, error) { return a.keeper().Load() }
+
+// trust returns whose signatures count on this machine.
+func (a *app) trust() (sign.Trust, error) {
+	s, err := a.settings()
+	if err != nil {
+		return sign.Trust{}, err
+	}
+	return s.Trust()
+}
 
 // host returns this machine.
 func (a *app) host() *localhost.Host { return localhost.New(a.keeper()) }

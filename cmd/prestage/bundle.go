@@ -123,6 +123,9 @@ func (a *app) bundleOptions(ctx context.Context, b bundleFlags) (*bundle.Options
 	if o.Repository, err = a.repository(b.from); err != nil {
 		return nil, err
 	}
+	if o.Trust, err = a.trust(); err != nil {
+		return nil, err
+	}
 	for _, arg := range b.images {
 		name, version, err := imageIn(ctx, o.Repository, arg)
 		if err != nil {

@@ -216,6 +216,13 @@ func (a *app) pushFleet(ctx context.Context, args []string, images, limit, how s
 	if _, err := f.machines(); err != nil { // before anything is downloaded for them
 		return err
 	}
+	trust, err := a.trust()
+	if err != nil {
+		return err
+	}
+	if err := a.checkTrusted(ctx, trust, r, packages); err != nil {
+		return err
+	}
 	r, done, err := a.spool(ctx, r, packages)
 	if err != nil {
 		return err
@@ -230,7 +237,7 @@ func (a *app) pushFleet(ctx context.Context, args []string, images, limit, how s
 		for _, p := range packages {
 			s.step("push", p.String())
 			began := time.Now()
-			done, err := prestage.Push(ctx, s.host, r, p.name, p.version, prestage.PushOptions{How: how, Meter: s.meter})
+			done, err := prestage.Push(ctx, s.host, r, p.name, p.version, prestage.PushOptions{How: how, Trust: trust, Meter: s.meter})
 			if err != nil {
 				s.out.Images = append(s.out.Images, fleet.Image{Name: p.String(), Step: s.meter.task(), Err: err})
 				if ctx.Err() != nil {
@@ -284,11 +291,14 @@ func (a *app) statusFleet(ctx context.Context, f *fleetFlags) error {
 }
 
 // setupFleet sets machines up in folder, or where they say.
-func (a *app) setupFleet(ctx context.Context, folder, profile string, f *fleetFlags) error {
+func (a *app) setupFleet(ctx context.Context, folder, profile string, keys []string, f *fleetFlags) error {
 	return a.overFleet(ctx, "setup", nil, "", f, func(ctx context.Context, s *station) error {
 		s.step("set up", "")
 		if folder != "" {
 			s.machine.Folder = folder
+		}
+		if _, err := prestage.Trust(ctx, s.host, keys); err != nil {
+			return err
 		}
 		if err := s.setUp(ctx); err != nil {
 			return err

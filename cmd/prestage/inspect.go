@@ -7,31 +7,60 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"prestage/ckm"
+	"prestage/internal/durable"
 	"prestage/internal/repo"
+	"prestage/internal/sign"
 )
 
 func (a *app) inspectCommand() *cobra.Command {
-	var images string
+	var images, export string
 	cmd := &cobra.Command{
 		Use:   "inspect IMAGE|FILE",
 		Short: "Show what a package says about itself",
-		Args:  exactly(1, "one IMAGE or FILE"),
+		Long: `With --export, the statement that signatures sign and each signature go into files,
+which others can check with minisign and sha256sum:
+
+  minisign -V -p KEY.pub -m NAME_N.statement -x NAME_N.statement.KEYID.minisig
+  sha256sum -c NAME_N.statement`,
+		Args: exactly(1, "one IMAGE or FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			x, encoded, err := a.indexOf(cmd.Context(), args[0], images)
 			if err != nil {
 				return err
 			}
+			trust, err := a.trust()
+			if err != nil {
+				return err
+			}
 			in := inspect(x, encoded)
+			in.Signers = trust.Signers(x)
+			if export != "" {
+				if err := exportSignatures(x, export); err != nil {
+					return err
+				}
+			}
 			return a.print(in, func(w io.Writer) { in.show(w) })
 		},
 	}
+	cmd.Flags().StringVar(&export, "export", "", "write the statement and the signatures into this folder")
 	imagesFlag(cmd, &images)
 	return cmd
+}
+
+// exportSignatures writes what others need to check the signatures of a package.
+func exportSignatures(x *ckm.Index, dir string) error {
+	for _, f := range sign.Export(x) {
+		if err := durable.WriteFile(filepath.Join(dir, f.Name), f.Data, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // indexOf finds the INDEX that IMAGE or FILE means; of a CKM it is the one
@@ -79,6 +108,7 @@ type inspection struct {
 	Files      []inspectedFile   `json:"files"`
 	Attributes map[string]string `json:"attributes"`
 	Signed     bool              `json:"signed"`
+	Signers    []sign.Signer     `json:"signers"`
 }
 
 type inspectedFile struct {
@@ -89,7 +119,7 @@ type inspectedFile struct {
 
 func inspect(x *ckm.Index, encoded []byte) *inspection {
 	in := &inspection{
-		Entry: repo.NewEntry(&x.Info, x.Digest(), uint64(len(encoded))), Creator: x.Creator, Data: x.PlacedSize(),
+		Entry: entryOf(x, encoded), Creator: x.Creator, Data: x.PlacedSize(),
 		Chunks: x.Chunks(), Frames: x.Frames(), ChunkSizes: [3]uint32{x.ChunkMin, x.ChunkAvg, x.ChunkMax}, FrameLimit: x.FrameLimit,
 		BLAKE3: x.CKMBlake3.String(), SHA256: hex.EncodeToString(x.CKMSHA256[:]), Attributes: map[string]string{}, Signed: len(x.Signatures) > 0,
 	}
@@ -102,11 +132,23 @@ func inspect(x *ckm.Index, encoded []byte) *inspection {
 	return in
 }
 
+// entryOf describes a package from its whole INDEX.
+func entryOf(x *ckm.Index, encoded []byte) repo.Entry {
+	e := repo.NewEntry(&x.Info, x.Digest(), uint64(len(encoded)))
+	e.SignedBy = repo.KeyIDs(x.Signatures)
+	return e
+}
+
 func (in *inspection) show(w io.Writer) {
 	fmt.Fprintf(w, "image     %s\n", repo.ImageName(in.Name, in.Version))
 	fmt.Fprintf(w, "created   %s by %s\n", in.Created.Format(time.RFC3339), in.Creator)
 	fmt.Fprintf(w, "digest    %s\n", in.PackageDigest)
-	fmt.Fprintf(w, "signed    %v\n", in.Signed)
+	for _, s := range in.Signers {
+		fmt.Fprintf(w, "signed by %s\n  comment %s\n", s, strings.ReplaceAll(s.Comment, "\t", " "))
+	}
+	if !in.Signed {
+		fmt.Fprintln(w, "signed by nobody")
+	}
 	fmt.Fprintf(w, "image     %s, %s of data\n", size(in.ImageSize), size(in.Data))
 	for _, f := range in.Files {
 		fmt.Fprintf(w, "  %s  %d bytes, %s\n", f.Path, f.Size, f.Format)

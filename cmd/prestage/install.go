@@ -50,7 +50,10 @@ func (a *app) install(ctx context.Context, arg, store, images, limit string, off
 	if err != nil {
 		return nil, err
 	}
-	in := &client.Install{Name: name, Version: version, Meter: a.meter}
+	in := &client.Install{Name: name, Version: version, Named: version != 0, Meter: a.meter}
+	if in.Trust, err = a.trust(); err != nil {
+		return nil, err
+	}
 	if in.Limit, err = limiter(limit); err != nil {
 		return nil, err
 	}

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -39,9 +41,9 @@ func (a *app) listCommand() *cobra.Command {
 			}
 			return a.print(entries, func(w io.Writer) {
 				t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-				fmt.Fprintln(t, "IMAGE NAME\tVERSION\tFILE SIZE\tIMAGE SIZE\tCREATED")
+				fmt.Fprintln(t, "IMAGE NAME\tVERSION\tFILE SIZE\tIMAGE SIZE\tCREATED\tSIGNED BY")
 				for _, e := range entries {
-					fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\n", e.Name, e.Version, size(e.FileSize), size(e.ImageSize), e.Created.Format("2006-01-02 15:04"))
+					fmt.Fprintf(t, "%s\t%d\t%s\t%s\t%s\t%s\n", e.Name, e.Version, size(e.FileSize), size(e.ImageSize), e.Created.Format("2006-01-02 15:04"), cmp.Or(strings.Join(e.SignedBy, " "), "-"))
 				}
 				t.Flush()
 			})

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -141,15 +142,25 @@ func findPassword(user string, noTicket error) (string, error) {
 		p, _, _ := strings.Cut(string(out), "\n")
 		return strings.TrimSuffix(p, "\r"), nil
 	}
-	in := int(os.Stdin.Fd())
-	if !term.IsTerminal(in) {
-		err := fmt.Errorf("there is no password for %s: set $%s or $%s, or run it on a terminal", user, passwordVariable, passwordCommandVariable)
+	p, err := askPassword("Password of " + user)
+	if errors.Is(err, errNoTerminal) {
+		err = fmt.Errorf("there is no password for %s: set $%s or $%s, or run it on a terminal", user, passwordVariable, passwordCommandVariable)
 		if noTicket != nil {
 			err = fmt.Errorf("%w; Kerberos does not help: %w", err, noTicket)
 		}
-		return "", err
 	}
-	fmt.Fprintf(os.Stderr, "Password of %s: ", user)
+	return p, err
+}
+
+var errNoTerminal = errors.New("there is no terminal to ask for a password on")
+
+// askPassword asks for a password on the terminal, which does not show it.
+func askPassword(prompt string) (string, error) {
+	in := int(os.Stdin.Fd())
+	if !term.IsTerminal(in) {
+		return "", errNoTerminal
+	}
+	fmt.Fprint(os.Stderr, prompt+": ")
 	p, err := term.ReadPassword(in)
 	fmt.Fprintln(os.Stderr)
 	return string(p), err

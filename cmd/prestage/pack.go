@@ -42,12 +42,13 @@ func (a *app) packCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&f.trim, "trim-transfer", true, "let machines build the image from what they have and fetch the rest; false: all of it is fetched")
 	cmd.Flags().BoolVar(&f.patch, "patch", true, "make a patch too, with which updates from the version before move less")
 	cmd.Flags().BoolVar(&f.opaque, "opaque", false, "do not look for the files of the machine inside")
+	cmd.Flags().StringVar(&f.sign, "sign", "", "a file with a secret key to sign the package with (prestage key new)")
 	imagesFlag(cmd, &f.images)
 	return cmd
 }
 
 type packFlags struct {
-	name, images, level              string
+	name, images, level, sign        string
 	discardFree, opaque, trim, patch bool
 	discard                          []string
 }
@@ -163,6 +164,12 @@ func (a *app) pack(ctx context.Context, source string, f packFlags) error {
 	if err := checkApart(source, r); err != nil {
 		return err
 	}
+	var signature func(x *ckm.Index) error
+	if f.sign != "" { // its password is better asked for before hours of packing
+		if signature, err = signer(ctx, f.sign, created); err != nil {
+			return err
+		}
+	}
 	files, err := disk.Open(source)
 	if err != nil {
 		return err
@@ -180,7 +187,7 @@ func (a *app) pack(ctx context.Context, source string, f packFlags) error {
 	}
 	o.Meter, o.Kept = a.meter, &pack.Kept{}
 	var previous *ckm.Index
-	x, encoded, err := r.Add(ctx, f.name, func(w io.Writer) (*ckm.Index, error) {
+	x, encoded, err := r.AddSigned(ctx, f.name, func(w io.Writer) (*ckm.Index, error) {
 		o := o
 		var err error
 		if previous, err = a.previous(ctx, r, f.name); err != nil {
@@ -195,11 +202,8 @@ func (a *app) pack(ctx context.Context, source string, f packFlags) error {
 			}
 		}
 		return x, err
-	})
-	var catalog repo.CatalogError
-	if errors.As(err, &catalog) {
-		a.meter.Warn("%s is packed, but %v; run \"prestage catalog %s\"", repo.ImageName(x.Name, x.Version), err, r)
-	} else if err != nil {
+	}, signature)
+	if err = a.exceptCatalog(err, "packed", x, r); err != nil {
 		return err
 	}
 	var made patch.Made
@@ -209,7 +213,7 @@ func (a *app) pack(ctx context.Context, source string, f packFlags) error {
 		}
 	}
 	took := time.Since(start).Seconds()
-	p := packed{Entry: repo.NewEntry(&x.Info, x.Digest(), uint64(len(encoded))), Files: len(x.Files), Data: x.PlacedSize(),
+	p := packed{Entry: entryOf(x, encoded), Files: len(x.Files), Data: x.PlacedSize(),
 		Chunks: x.Chunks(), Frames: x.Frames(), Seconds: took, Folder: r.String()}
 	p.Rate = float64(p.Data) / took
 	if p.Data > 0 {
@@ -218,6 +222,17 @@ func (a *app) pack(ctx context.Context, source string, f packFlags) error {
 	p.inside(o.Map, o.Kept)
 	p.Update, p.Patch, p.Saved = made.Update, made.Bytes, made.Saved
 	return a.report(p, p.print)
+}
+
+// exceptCatalog tells of an error that leaves the package as it should be, and
+// returns any other.
+func (a *app) exceptCatalog(err error, done string, x *ckm.Index, r *repo.Folder) error {
+	var catalog repo.CatalogError
+	if errors.As(err, &catalog) {
+		a.meter.Warn("%s is %s, but %v; run \"prestage catalog %s\"", repo.ImageName(x.Name, x.Version), done, err, r)
+		return nil
+	}
+	return err
 }
 
 // checkApart refuses a folder of packages that lies inside the image: it would

@@ -10,6 +10,7 @@ import (
 
 	"prestage/internal/prestage"
 	"prestage/internal/repo"
+	"prestage/internal/sign"
 )
 
 func (a *app) pushCommand() *cobra.Command {
@@ -104,6 +105,24 @@ func (a *app) packagesFor(ctx context.Context, r repo.Repository, args []string)
 	return list, nil
 }
 
+// checkTrusted refuses packages whose signatures do not count, before anything is
+// done with them.
+func (a *app) checkTrusted(ctx context.Context, trust sign.Trust, r repo.Repository, packages []imageVersion) error {
+	if !trust.Required() {
+		return nil
+	}
+	for _, p := range packages {
+		x, err := repo.ReadIndex(ctx, r, p.name, p.version)
+		if err == nil {
+			err = trust.Check(x)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", r, err)
+		}
+	}
+	return nil
+}
+
 // pushed is what push reports of one image.
 type pushed struct {
 	Image string `json:"image"`
@@ -119,8 +138,11 @@ func (a *app) push(ctx context.Context, r repo.Repository, arg, limit, how strin
 	if err != nil {
 		return nil, err
 	}
-	h := a.host()
-	p, err := prestage.Push(ctx, h, r, name, version, prestage.PushOptions{How: how, Limit: l, Meter: a.meter})
+	trust, err := a.trust()
+	if err != nil {
+		return nil, err
+	}
+	p, err := prestage.Push(ctx, a.host(), r, name, version, prestage.PushOptions{How: how, Trust: trust, Limit: l, Meter: a.meter})
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"prestage/internal/assemble"
 	"prestage/internal/prestage"
 	"prestage/internal/repo"
+	"prestage/internal/sign"
 	"prestage/internal/verify"
 )
 
@@ -90,8 +91,12 @@ type repaired struct {
 
 func (a *app) repair(ctx context.Context, t target, from repo.Repository, force bool) (*repaired, error) {
 	r := &repaired{Name: t.name, Version: t.version, what: t.String()}
+	trust, err := a.trust()
+	if err != nil {
+		return r, err
+	}
 	if t.store != nil {
-		faults, err := a.repairInstalled(ctx, t, from, force)
+		faults, err := a.repairInstalled(ctx, t, from, trust, force)
 		r.Faults, r.how = len(faults), count(len(faults), "fault")
 		return r, err
 	}
@@ -101,8 +106,7 @@ func (a *app) repair(ctx context.Context, t target, from repo.Repository, force 
 			return r, err
 		}
 	}
-	var err error
-	r.Mended, err = verify.RepairPackage(ctx, t.folder, t.name, t.version, from, a.meter)
+	r.Mended, err = verify.RepairPackage(ctx, t.folder, t.name, t.version, from, trust, a.meter)
 	r.how = size(r.Mended) + " fetched"
 	if err == nil && t.staged {
 		err = prestage.Reseal(ctx, h, t.name, t.version, a.meter)
@@ -110,12 +114,10 @@ func (a *app) repair(ctx context.Context, t target, from repo.Repository, force 
 	return r, err
 }
 
-func (a *app) repairInstalled(ctx context.Context, t target, from repo.Repository, force bool) ([]assemble.Fault, error) {
+func (a *app) repairInstalled(ctx context.Context, t target, from repo.Repository, trust sign.Trust, force bool) ([]assemble.Fault, error) {
 	x, err := t.store.Index(t.name, t.version)
 	if errors.Is(err, ckm.ErrFormat) {
-		if x, err = repo.ReadIndex(ctx, from, t.name, t.version); err == nil {
-			err = t.store.RestoreIndex(ctx, from, t.name, t.version)
-		}
+		x, err = t.store.RestoreIndex(ctx, from, trust, t.name, t.version)
 	}
 	if err != nil {
 		return nil, err

@@ -56,6 +56,10 @@ func scriptParams(t *testing.T, dir string) testscript.Params {
 			"serve":    serve,
 			"fill":     fill,
 			"line":     addLine,
+
+			"trust":      trustKeys,
+			"publicline": publicLine,
+			"signature":  moveSignature,
 		},
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 func (a *app) setupCommand() *cobra.Command {
 	var strict, recommended bool
+	var trusted []string
 	var f fleetFlags
 	cmd := &cobra.Command{
 		Use:   "setup [FOLDER]",
@@ -25,7 +26,10 @@ folder itself. Without FOLDER, the folders that are set up already are mended.
 
 The rights are those that MED-V recommends. They let every user of a Windows
 machine create folders in "MED-V Images"; with --strict they do not. The choice
-is kept until --recommended or --strict is given again.`,
+is kept until --recommended or --strict is given again.
+
+With --trusted-key, packages must be signed from now on: by one of the keys that are
+named, which take the place of those before. Name it more than once for several.`,
 		Args: cobra.MatchAll(atMostOne),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			folder, profile := "", ""
@@ -35,25 +39,35 @@ is kept until --recommended or --strict is given again.`,
 			case recommended:
 				profile = settings.Recommended
 			}
+			keys, err := publicKeys(trusted)
+			if err != nil {
+				return err
+			}
 			if f.given() {
 				if len(args) == 1 {
 					folder = args[0] // as it is called there
 				}
-				return a.setupFleet(cmd.Context(), folder, profile, &f)
+				return a.setupFleet(cmd.Context(), folder, profile, keys, &f)
 			}
 			if len(args) == 1 {
-				var err error
 				if folder, err = folderArgument(args[0]); err != nil {
 					return err
 				}
+			}
+			// Before anything else is done by the keys that were trusted before.
+			changes, err := prestage.Trust(cmd.Context(), a.host(), keys)
+			if err != nil {
+				return err
 			}
 			loc, err := prestage.Setup(cmd.Context(), a.host(), folder, profile)
 			if err != nil {
 				return err
 			}
+			loc.Changes = append(loc.Changes, changes...)
 			return a.showLocation(loc)
 		},
 	}
+	cmd.Flags().StringArrayVar(&trusted, "trusted-key", nil, "a public key whose signatures count: its file, or its line")
 	cmd.Flags().BoolVar(&strict, "strict", false, `let administrators alone create folders in "MED-V Images"`)
 	cmd.Flags().BoolVar(&recommended, "recommended", false, "the rights that MED-V recommends, again")
 	cmd.MarkFlagsMutuallyExclusive("strict", "recommended")

@@ -44,7 +44,22 @@ func (a *app) statusCommand() *cobra.Command {
 // machineStatus is what a machine has: staged, and installed.
 type machineStatus struct {
 	*prestage.Status
-	Installed []client.InstalledImage `json:"installed"`
+	Installed []installedStatus `json:"installed"`
+}
+
+// installedStatus tells how an installed image deviates from what it should be.
+type installedStatus struct {
+	client.InstalledImage
+	Deviations []string `json:"deviations"`
+}
+
+// OK reports whether nothing deviates.
+func (m *machineStatus) OK() bool {
+	ok := m.Status.OK()
+	for _, i := range m.Installed {
+		ok = ok && len(i.Deviations) == 0
+	}
+	return ok
 }
 
 func (a *app) status(ctx context.Context) (*machineStatus, error) {
@@ -52,15 +67,26 @@ func (a *app) status(ctx context.Context) (*machineStatus, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &machineStatus{Status: st, Installed: []client.InstalledImage{}}
+	m := &machineStatus{Status: st, Installed: []installedStatus{}}
 	if st.VMSFolder == "" {
 		return m, nil
 	}
-	installed, problems := client.NewStore(st.VMSFolder).List()
+	trust, err := a.trust()
+	if err != nil {
+		return nil, err
+	}
+	store := client.NewStore(st.VMSFolder)
+	installed, problems := store.List()
 	for _, p := range problems {
 		a.meter.Warn("%v", p)
 	}
-	m.Installed = append(m.Installed, installed...)
+	for _, i := range installed {
+		s := installedStatus{i, []string{}}
+		if err := store.CheckTrust(trust, i.Name, i.Version); err != nil {
+			s.Deviations = append(s.Deviations, err.Error())
+		}
+		m.Installed = append(m.Installed, s)
+	}
 	return m, nil
 }
 
@@ -109,6 +135,11 @@ func showStatus(w io.Writer, st *machineStatus) {
 	for _, p := range st.Packages {
 		for _, d := range p.Deviations {
 			deviate("%s: %s", repo.ImageName(p.Name, p.Version), d)
+		}
+	}
+	for _, i := range st.Installed {
+		for _, d := range i.Deviations {
+			deviate("installed %s: %s", repo.ImageName(i.Name, i.Version), d)
 		}
 	}
 	for _, s := range st.Stray {

@@ -14,6 +14,7 @@ import (
 	"prestage/internal/bundle"
 	"prestage/internal/prestage"
 	"prestage/internal/repo"
+	"prestage/internal/sign"
 	"prestage/internal/verify"
 )
 
@@ -28,7 +29,8 @@ this machine. An installed image that was used has been changed by its user, and
 verify says so. With --index, PATH is a CKM, whatever it is called, and is compared
 with that INDEX.
 
-The exit code is 3 when anything is damaged.`,
+The exit code is 3 when anything is damaged, or when the settings name trusted keys
+and a package is not signed by one of them.`,
 		Args: atLeast(1, "a PATH or an IMAGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			results := []verified{}
@@ -81,35 +83,37 @@ The exit code is 3 when anything is damaged.`,
 
 // verified is what verify reports of one target.
 type verified struct {
-	Name    string           `json:"name"`
-	Version uint32           `json:"version"`
-	Where   string           `json:"where"`
-	Kind    string           `json:"kind"`           // package, staged, installed, bundle, file
-	Digest  string           `json:"package_digest"` // of a package that is whole
-	OK      bool             `json:"ok"`
-	Faults  []assemble.Fault `json:"faults"`
+	Name     string           `json:"name"`
+	Version  uint32           `json:"version"`
+	Where    string           `json:"where"`
+	Kind     string           `json:"kind"`           // package, staged, installed, bundle, file
+	Digest   string           `json:"package_digest"` // of a package that is whole
+	OK       bool             `json:"ok"`
+	Faults   []assemble.Fault `json:"faults"`
+	Signers  []sign.Signer    `json:"signers"`             // as far as the INDEX is whole
+	Distrust string           `json:"untrusted,omitempty"` // why its signatures do not count
 
 	what string
 }
 
 func (a *app) verify(ctx context.Context, t target) (*verified, error) {
 	v := &verified{Name: t.name, Version: t.version, Kind: "package", what: t.String()}
-	var err error
+	var (
+		x   *ckm.Index
+		err error
+	)
 	switch {
 	case t.store != nil:
 		v.Kind, v.Where = "installed", t.store.ImageDir(t.name, t.version)
-		v.Faults, err = verifyInstalled(ctx, a, t)
+		x, v.Faults, err = verifyInstalled(ctx, a, t)
 	case t.staged:
 		v.Kind, v.Where = "staged", t.folder.String()
-		v.Digest, v.Faults, err = prestage.VerifyPackage(ctx, a.host(), t.name, t.version, a.meter)
+		x, v.Faults, err = prestage.VerifyPackage(ctx, a.host(), t.name, t.version, a.meter)
 	default:
 		v.Where = t.folder.String()
-		var x *ckm.Index
 		x, v.Faults, err = verify.Package(ctx, verify.Folder(t.folder), t.name, t.version, a.meter)
-		v.identify(x)
 	}
-	v.conclude()
-	return v, err
+	return v, a.conclude(v, x, err)
 }
 
 // verifyFile compares a CKM with an INDEX, wherever they lie.
@@ -130,9 +134,7 @@ func (a *app) verifyFile(ctx context.Context, data, index string) (*verified, er
 	v := &verified{Name: head.Name, Version: head.Version, Where: data, Kind: "file", what: data}
 	x, faults, err := verify.Package(ctx, open, head.Name, head.Version, a.meter)
 	v.Faults = faults
-	v.identify(x)
-	v.conclude()
-	return v, err
+	return v, a.conclude(v, x, err)
 }
 
 func readHead(index string) (*ckm.Head, error) {
@@ -144,17 +146,31 @@ func readHead(index string) (*ckm.Head, error) {
 	return repo.ReadHead(io.NewSectionReader(f, 0, ckm.MaxIndexSize))
 }
 
-// identify says of what package the faults are, if that is known.
-func (v *verified) identify(x *ckm.Index) {
-	if x != nil && len(v.Faults) == 0 {
-		v.Digest = x.Digest().String()
+// conclude says of what package the faults are, if that is known, and whose
+// signatures it has; err is why it could not be verified.
+func (a *app) conclude(v *verified, x *ckm.Index, err error) error {
+	if err != nil {
+		return err
 	}
-}
-
-func (v *verified) conclude() {
-	if v.OK = len(v.Faults) == 0; v.OK {
+	v.OK, v.Signers = len(v.Faults) == 0, []sign.Signer{}
+	if v.OK {
 		v.Faults = []assemble.Fault{}
 	}
+	if x == nil {
+		return nil
+	}
+	if v.OK && v.Kind != "installed" {
+		v.Digest = x.Digest().String()
+	}
+	trust, err := a.trust()
+	if err != nil {
+		return err
+	}
+	v.Signers = trust.Signers(x)
+	if err := trust.Check(x); err != nil {
+		v.OK, v.Distrust = false, err.Error()
+	}
+	return nil
 }
 
 // verifyBundle checks a deployment package, which has no name and no version.
@@ -164,16 +180,16 @@ func (a *app) verifyBundle(ctx context.Context, dir string) (*verified, error) {
 		return nil, err
 	}
 	v := &verified{Where: dir, Kind: "bundle", Faults: faults, what: "deployment package " + dir}
-	v.conclude()
-	return v, nil
+	return v, a.conclude(v, nil, nil)
 }
 
-func verifyInstalled(ctx context.Context, a *app, t target) ([]assemble.Fault, error) {
+func verifyInstalled(ctx context.Context, a *app, t target) (*ckm.Index, []assemble.Fault, error) {
 	x, err := t.store.Index(t.name, t.version)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return verify.Image(ctx, x, t.store.ImageDir(t.name, t.version), a.meter)
+	faults, err := verify.Image(ctx, x, t.store.ImageDir(t.name, t.version), a.meter)
+	return x, faults, err
 }
 
 func showVerified(w io.Writer, results []verified, damagedOnly bool) {
@@ -181,15 +197,25 @@ func showVerified(w io.Writer, results []verified, damagedOnly bool) {
 		if v.OK && damagedOnly {
 			continue
 		}
-		if v.OK {
+		switch {
+		case v.OK:
 			fmt.Fprintf(w, "ok       %s\n", v.what)
-			continue
+		case len(v.Faults) > 0:
+			fmt.Fprintf(w, "DAMAGED  %s: %s\n", v.what, count(len(v.Faults), "fault"))
+		default:
+			fmt.Fprintf(w, "UNTRUSTED  %s\n", v.what)
 		}
-		fmt.Fprintf(w, "DAMAGED  %s: %s\n", v.what, count(len(v.Faults), "fault"))
+		for _, s := range v.Signers {
+			fmt.Fprintf(w, "  signed by %s\n", s)
+		}
+		if v.Distrust != "" {
+			fmt.Fprintf(w, "  %s\n", v.Distrust)
+		}
 		for _, f := range v.Faults {
 			fmt.Fprintf(w, "  %s\n", f)
 		}
 		switch {
+		case len(v.Faults) == 0:
 		case v.Kind == "installed":
 			fmt.Fprintf(w, "  An image that was used is changed by that. \"prestage repair\" makes it what was packed; changes are lost.\n")
 		case v.Kind == "bundle":

@@ -264,7 +264,11 @@ func (a *Agent) attend(ctx context.Context, t *task, name string) time.Duration 
 }
 
 func install(ctx context.Context, t *task, img *image, name string, number uint32) error {
-	in := &client.Install{Name: name, Version: number, Store: t.store, Meter: meter{progress.Discard, &img.teller}}
+	trust, err := t.settings.Trust()
+	if err != nil {
+		return err
+	}
+	in := &client.Install{Name: name, Version: number, Store: t.store, Trust: trust, Meter: meter{progress.Discard, &img.teller}}
 	if t.staged != "" {
 		in.Prestaged = repo.NewStrictFolder(t.staged)
 	}

@@ -90,7 +90,7 @@ func (t *task) assigned() []string {
 // fingerprint changes with whatever the installation of an image depends on.
 func (t *task) fingerprint(name string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%q %q %q", t.settings.VMSFolder, t.staged, t.settings.Server)
+	fmt.Fprintf(&b, "%q %q %q %q", t.settings.VMSFolder, t.staged, t.settings.Server, t.settings.TrustedKeys)
 	for _, v := range t.packages[name] {
 		for _, f := range []*host.Info{v.index, v.data} {
 			if f != nil {

@@ -24,7 +24,8 @@ var allowed = map[string][]string{
 	"internal/progress": {},
 	"internal/durable":  {},
 	"internal/acl":      {},
-	"internal/settings": {"internal/durable"},
+	"internal/sign":     {"ckm"},
+	"internal/settings": {"internal/durable", "internal/sign"},
 	"internal/disk":     {"ckm"},
 	// A file system knows nothing of what it is read for.
 	"internal/fsmap/volume": {},
@@ -43,15 +44,15 @@ var allowed = map[string][]string{
 	"internal/patch":     {"ckm", "internal/disk", "internal/fsmap", "internal/fsmap/guest", "internal/progress", "internal/repo"},
 	"internal/repo":      {"ckm", "internal/durable"},
 	"internal/assemble":  {"ckm", "internal/disk", "internal/durable", "internal/progress", "internal/repo"},
-	"internal/verify":    {"ckm", "internal/assemble", "internal/durable", "internal/progress", "internal/repo"},
+	"internal/verify":    {"ckm", "internal/assemble", "internal/durable", "internal/progress", "internal/repo", "internal/sign"},
 	"internal/host":      {"internal/acl", "internal/settings"},
 	"internal/localhost": {"internal/acl", "internal/durable", "internal/host", "internal/settings"},
 	// The procedure knows hosts by their interface alone, never an adapter.
 	"internal/prestage": {"ckm", "internal/acl", "internal/assemble", "internal/durable", "internal/host",
-		"internal/progress", "internal/repo", "internal/settings", "internal/verify"},
-	"internal/bundle":   {"ckm", "internal/assemble", "internal/durable", "internal/prestage", "internal/progress", "internal/repo", "internal/settings"},
+		"internal/progress", "internal/repo", "internal/settings", "internal/sign", "internal/verify"},
+	"internal/bundle":   {"ckm", "internal/assemble", "internal/durable", "internal/prestage", "internal/progress", "internal/repo", "internal/settings", "internal/sign"},
 	"internal/ownfiles": {"ckm", "internal/disk", "internal/durable", "internal/pack", "internal/progress"},
-	"internal/client":   {"ckm", "internal/assemble", "internal/durable", "internal/ownfiles", "internal/progress", "internal/repo"},
+	"internal/client":   {"ckm", "internal/assemble", "internal/durable", "internal/ownfiles", "internal/progress", "internal/repo", "internal/sign"},
 	"internal/agent": {"ckm", "internal/client", "internal/durable", "internal/host", "internal/ownfiles", "internal/prestage", "internal/progress",
 		"internal/repo", "internal/settings"},
 	"internal/service": {"internal/durable"},
@@ -59,10 +60,10 @@ var allowed = map[string][]string{
 	"internal/smbhost": {"internal/acl", "internal/host", "internal/msrpc", "internal/settings"},
 	"internal/sshhost": {"internal/acl", "internal/host", "internal/settings"},
 	// A fleet knows its machines by what a Job makes of them, never an adapter.
-	"internal/fleet":      {"internal/durable", "internal/host", "internal/prestage", "internal/repo"},
+	"internal/fleet":      {"internal/durable", "internal/host", "internal/prestage", "internal/repo", "internal/sign"},
 	"internal/fleet/view": {"internal/fleet"},
 	"cmd/prestage": {"ckm", "internal/agent", "internal/assemble", "internal/bundle", "internal/client", "internal/disk", "internal/durable", "internal/fleet", "internal/fleet/view", "internal/fsmap", "internal/fsmap/guest", "internal/fsmap/volume", "internal/host",
-		"internal/localhost", "internal/pack", "internal/patch", "internal/prestage", "internal/repo", "internal/service", "internal/settings", "internal/smbhost", "internal/sshhost", "internal/verify"},
+		"internal/localhost", "internal/pack", "internal/patch", "internal/prestage", "internal/repo", "internal/service", "internal/settings", "internal/sign", "internal/smbhost", "internal/sshhost", "internal/verify"},
 
 	"internal/host/hosttest": {"internal/acl", "internal/host", "internal/settings"},
 	"internal/testenv":       {},
@@ -80,7 +81,7 @@ var allowed = map[string][]string{
 }
 
 // pure packages know nothing of files and networks.
-var pure = []string{"ckm", "internal/chunk", "internal/acl", "internal/progress"}
+var pure = []string{"ckm", "internal/chunk", "internal/acl", "internal/progress", "internal/sign"}
 
 type pkg struct {
 	ImportPath string

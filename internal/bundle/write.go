@@ -19,6 +19,7 @@ import (
 	"prestage/internal/durable"
 	"prestage/internal/progress"
 	"prestage/internal/repo"
+	"prestage/internal/sign"
 )
 
 // Options say what a bundle is made of.
@@ -29,6 +30,7 @@ type Options struct {
 	Settings   Settings
 	Images     []Image
 	Repository repo.Repository // where the images are; not needed without any
+	Trust      sign.Trust      // whose signatures the images must have
 	Medium     int64           // its size in bytes; 0: any; or AskMedium
 	Created    time.Time
 	Creator    string
@@ -37,7 +39,7 @@ type Options struct {
 
 // Write makes a bundle, whole or not at all: it is built aside, read back and
 // compared, and then renamed. The error wraps assemble.ErrIncomplete or
-// ckm.ErrFormat when a package is damaged, and ckm.ErrMismatch when the medium
+// ckm.ErrFormat when a package is damaged, sign.ErrUntrusted, and ckm.ErrMismatch when the medium
 // does not keep what is written to it.
 func Write(ctx context.Context, o Options) (*Manifest, error) {
 	var err error
@@ -173,6 +175,9 @@ func (w *writer) addImage(ctx context.Context, image Image) error {
 	x, err := repo.DecodeIndex(w.Repository, encoded, image.Name, image.Version)
 	if err != nil {
 		return err
+	}
+	if err := w.Trust.Check(x); err != nil {
+		return fmt.Errorf("%s: %w", w.Repository, err)
 	}
 	data, index := image.paths()
 	w.manifest.Images = append(w.manifest.Images, image.String())

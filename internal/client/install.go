@@ -16,6 +16,7 @@ import (
 	"prestage/internal/durable"
 	"prestage/internal/progress"
 	"prestage/internal/repo"
+	"prestage/internal/sign"
 )
 
 // Install says what to install, and from where.
@@ -34,6 +35,12 @@ type Install struct {
 	// files in these folders. Full fetches all of it all the same.
 	SeedFolders []string
 	Full        bool
+
+	// Trust is whose signatures count. If any are asked for, a package without
+	// one is refused, and so is a latest version that is older than one that this
+	// machine has seen, unless Named: the user has named Version.
+	Trust sign.Trust
+	Named bool
 
 	indexFetched int64 // bytes of INDEXes that were read
 }
@@ -92,6 +99,9 @@ func (in *Install) install(ctx context.Context) (*Installed, error) {
 		return nil, err
 	}
 	defer unlock()
+	if err := in.saw(x.Version); err != nil {
+		return nil, err
+	}
 	// Somebody else may have installed it while we waited.
 	versions, err := in.Store.Versions(in.Name)
 	if err != nil {
@@ -140,7 +150,8 @@ func (in *Install) places() (places []repo.Repository) {
 func (in *Install) findIndex(ctx context.Context) (*ckm.Index, []byte, error) {
 	var errs []error
 	damaged := false
-	for _, r := range in.places() {
+	places := in.places()
+	for i, r := range places {
 		x, encoded, err := in.readIndex(ctx, r)
 		if err == nil {
 			return x, encoded, nil
@@ -151,6 +162,8 @@ func (in *Install) findIndex(ctx context.Context) (*ckm.Index, []byte, error) {
 		if errors.Is(err, ckm.ErrFormat) {
 			damaged = true
 			in.Meter.Warn("%v", err)
+		} else if refused := errors.Is(err, sign.ErrUntrusted) || errors.Is(err, ErrOlder); refused && i+1 < len(places) {
+			in.Meter.Warn("%v; it is not used, and %s is asked", err, places[i+1])
 		}
 		errs = append(errs, err)
 	}
@@ -173,13 +186,22 @@ func (in *Install) readIndex(ctx context.Context, r repo.Repository) (*ckm.Index
 		}
 		version = e.Version
 	}
+	if err := in.notOlder(r, version); err != nil {
+		return nil, nil, err
+	}
 	encoded, fetched, err := repo.IndexFrom(ctx, r, in.Name, version, in.Store.latestIndex(in.Name))
 	in.indexFetched += fetched
 	if err != nil {
 		return nil, nil, err
 	}
 	x, err := repo.DecodeIndex(r, encoded, in.Name, version)
-	return x, encoded, err
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := in.Trust.Check(x); err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", r, err)
+	}
+	return x, encoded, nil
 }
 
 func (in *Install) build(ctx context.Context, x *ckm.Index, encoded []byte) (*Installed, error) {

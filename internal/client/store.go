@@ -3,7 +3,6 @@
 package client
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +17,7 @@ import (
 	"prestage/ckm"
 	"prestage/internal/durable"
 	"prestage/internal/repo"
+	"prestage/internal/sign"
 )
 
 // Store is an image store: NAME/N/ holds the files of a version of an image,
@@ -70,13 +70,34 @@ func (s *Store) latestIndex(name string) []byte {
 	return b
 }
 
-// RestoreIndex replaces the damaged index of an installed image by that of r.
-func (s *Store) RestoreIndex(ctx context.Context, r repo.Repository, name string, version uint32) error {
+// RestoreIndex replaces the damaged index of an installed image by that of r, and
+// returns it. The error wraps sign.ErrUntrusted if its signatures do not count.
+func (s *Store) RestoreIndex(ctx context.Context, r repo.Repository, trust sign.Trust, name string, version uint32) (*ckm.Index, error) {
 	b, err := r.Index(ctx, name, version)
+	if err != nil {
+		return nil, err
+	}
+	x, err := repo.DecodeIndex(r, b, name, version)
+	if err != nil {
+		return nil, err
+	}
+	if err := trust.Check(x); err != nil {
+		return nil, fmt.Errorf("%s: %w", r, err)
+	}
+	return x, durable.WriteFile(s.indexPath(name, version), b, 0o644)
+}
+
+// CheckTrust reports whether the signatures of an installed image count. The
+// error wraps sign.ErrUntrusted, or says why that cannot be told.
+func (s *Store) CheckTrust(trust sign.Trust, name string, version uint32) error {
+	if !trust.Required() {
+		return nil
+	}
+	h, signatures, err := s.head(name, version)
 	if err != nil {
 		return err
 	}
-	return durable.WriteFile(s.indexPath(name, version), b, 0o644)
+	return trust.CheckHead(h, signatures)
 }
 
 // StoreOf finds the store, name and version of an installed image from its
@@ -148,7 +169,7 @@ func (s *Store) List() (list []InstalledImage, problems []error) {
 			if st, err := os.Stat(s.indexPath(e.Name(), v)); err == nil {
 				i.Verified = st.ModTime().UTC()
 			}
-			if h, err := s.head(e.Name(), v); err == nil {
+			if h, _, err := s.head(e.Name(), v); err == nil {
 				i.Size = h.ImageSize()
 			}
 			list = append(list, i)
@@ -157,13 +178,14 @@ func (s *Store) List() (list []InstalledImage, problems []error) {
 	return list, problems
 }
 
-func (s *Store) head(name string, version uint32) (*ckm.Head, error) {
+// head reads the head of an index, and its signature block.
+func (s *Store) head(name string, version uint32) (*ckm.Head, []byte, error) {
 	f, err := durable.OpenShared(s.indexPath(name, version))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer f.Close()
-	return repo.ReadHead(bufio.NewReader(f))
+	return repo.ReadHeadAndSignatures(f)
 }
 
 // Remove removes an installed image: it disappears at once, then its bytes are

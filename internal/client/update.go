@@ -102,11 +102,14 @@ func (u *Update) find(ctx context.Context) (from uint32, done *Updated, err erro
 	}
 	from = versions[len(versions)-1]
 	if u.Version == 0 {
-		if u.Version, err = u.latest(ctx); err != nil {
+		place, latest, err := u.latest(ctx)
+		if err != nil {
 			return 0, nil, err
 		}
-		if u.Version < from { // it was withdrawn there; who wants it back names it
-			u.Version = from
+		// If it was withdrawn there, who wants it back names it.
+		u.Version = max(latest, from)
+		if err := u.notOlder(place, u.Version); err != nil {
+			return 0, nil, err
 		}
 	}
 	if already := u.already(versions); already != nil {
@@ -115,8 +118,8 @@ func (u *Update) find(ctx context.Context) (from uint32, done *Updated, err erro
 	return from, nil, nil
 }
 
-// latest returns the latest version that any place has.
-func (u *Update) latest(ctx context.Context) (version uint32, err error) {
+// latest returns the latest version that any place has, and that place.
+func (u *Update) latest(ctx context.Context) (place repo.Repository, version uint32, err error) {
 	var errs []error
 	for _, r := range u.places() {
 		e, err := repo.Find(ctx, r, u.Name, 0)
@@ -124,12 +127,14 @@ func (u *Update) latest(ctx context.Context) (version uint32, err error) {
 			errs = append(errs, err)
 			continue
 		}
-		version = max(version, e.Version)
+		if e.Version > version {
+			place, version = r, e.Version
+		}
 	}
 	if version > 0 {
-		return version, nil
+		return place, version, nil
 	}
-	return 0, errors.Join(errs...)
+	return nil, 0, errors.Join(errs...)
 }
 
 // old returns the versions other than one, the latest first.

@@ -226,15 +226,47 @@ func TestFaultPushOver(t *testing.T) {
 	}.run()
 }
 
-func TestFaultInstall(t *testing.T) {
+// TestFaultSign signs a package that is there: it is the same one, signed or not.
+func TestFaultSign(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.must("pack", diskImage(t, 1, small), "--name", "vm")
-	w.must("setup", w.parent)
+	key := filepath.Join(w.dir, "k.key")
+	w.must("key", "new", key, "--no-password")
+	index := filepath.Join(w.images, "vm_1.index")
+	unsigned, err := os.ReadFile(index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	faults{w, []string{"sign", "vm", "--key", key},
+		func() {
+			if err := errors.Join(os.WriteFile(index, unsigned, 0o640), os.Chmod(index, 0o640)); err != nil {
+				t.Fatal(err)
+			}
+			w.must("catalog", w.images)
+		},
+		w.checkImages,
+		func() error {
+			b, err := os.ReadFile(index)
+			if err == nil && len(b) <= len(unsigned) {
+				err = errors.New("it is not signed")
+			}
+			return errors.Join(err, w.checkMode(index, 0o640))
+		},
+	}.run()
+}
+
+func TestFaultInstall(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	key := filepath.Join(w.dir, "k")
+	w.must("key", "new", key+".key", "--no-password")
+	w.must("pack", diskImage(t, 1, small), "--name", "vm", "--sign", key+".key")
+	w.must("setup", w.parent, "--trusted-key", key+".pub")
 	w.must("push", "vm")
 	image := filepath.Join(w.medv, "vm")
 	faults{w, []string{"install", "vm", "--offline"},
-		func() { removeAll(t, image) },
+		func() { removeAll(t, image, filepath.Join(w.medv, ".seen-vm")) },
 		w.checkAll,
 		func() error { return checkInstalled(filepath.Join(image, "1")) },
 	}.run()

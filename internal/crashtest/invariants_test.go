@@ -74,10 +74,11 @@ func (w *world) checkImages() error {
 // checkPackage checks that a package is whole, and the one that always had its
 // number.
 func (w *world) checkPackage(name string, version uint32) error {
-	_, digest, err := readPackage(w.images, name, version)
+	x, _, err := readPackage(w.images, name, version)
 	if err != nil {
 		return err
 	}
+	digest := x.Digest().String() // signed or not, it is the same one
 	image := repo.ImageName(name, version)
 	if had, ok := w.packages[image]; ok && had != digest {
 		return fmt.Errorf("%s is two packages: it was %s and is %s", image, had, digest)

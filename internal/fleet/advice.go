@@ -8,6 +8,7 @@ import (
 	"prestage/internal/host"
 	"prestage/internal/prestage"
 	"prestage/internal/repo"
+	"prestage/internal/sign"
 )
 
 // again is the end of most advice: what is right on a machine stays.
@@ -22,6 +23,7 @@ var advices = []struct {
 	{wraps(host.ErrLogon), "Check the user and the password, or the Kerberos ticket (klist), before trying other machines, or the account may be locked. Then " + again + "."},
 	{wraps(host.ErrDiskFull), "Make room on the machine's disk, or name a folder on another one. Then " + again + "."},
 	{wraps(host.ErrHeld), "Close what uses the file on the machine, a virtual machine or a backup for instance, or wait until it has ended. Then " + again + "."},
+	{wraps(sign.ErrUntrusted), "Sign the package (prestage sign), or let the machine trust its key (prestage setup --trusted-key with --hosts). Then " + again + "."},
 	{wraps(prestage.ErrDamaged), "The error says whether the package in the repository is damaged (prestage verify, prestage repair) or the machine's disk is to be checked. Then " + again + "."},
 	{wraps(prestage.ErrNotSetUp), "Set the machine up first: prestage setup FOLDER --hosts with this machine. Then " + again + "."},
 	{wraps(repo.ErrNotFound), "Check the name and version of the image and which repository is used (prestage list). Then " + again + "."},

@@ -13,6 +13,7 @@ import (
 	"prestage/internal/acl"
 	"prestage/internal/host"
 	"prestage/internal/settings"
+	"prestage/internal/sign"
 )
 
 // Names that the procedure fixes.
@@ -35,17 +36,26 @@ type folders struct {
 	staged string // …/MED-V Images/PrestagedImages
 	aside  string
 	rights acl.List // of images
+	trust  sign.Trust
 }
 
 func at(h host.Host, images string) folders {
 	staged := h.Join(images, PrestagedFolder)
-	return folders{h, images, staged, h.Join(staged, AsideFolder), acl.Images}
+	return folders{h: h, images: images, staged: staged, aside: h.Join(staged, AsideFolder), rights: acl.Images}
 }
 
 // profiled returns the folders with the rights of an ACL profile.
 func (f folders) profiled(profile string) folders {
 	f.rights = ImagesRights(profile)
 	return f
+}
+
+// trusting returns the folders of a machine on which the signatures count that s
+// says.
+func (f folders) trusting(s settings.Settings) (folders, error) {
+	var err error
+	f.trust, err = s.Trust()
+	return f, err
 }
 
 // ImagesRights returns the rights of "MED-V Images" in an ACL profile.
@@ -101,7 +111,7 @@ func placed(h host.Host, s settings.Settings) (folders, error) {
 		return folders{}, fmt.Errorf("the setting PrestagedImagesPath is %q and must end with %q; \"prestage relocate FOLDER\" changes it",
 			s.PrestagedImagesPath, h.Join(ImagesFolder, PrestagedFolder))
 	}
-	return at(h, above).profiled(s.ACLProfile), nil
+	return at(h, above).profiled(s.ACLProfile).trusting(s)
 }
 
 // StagedFolder returns the pre-stage folder from the host's settings. It is an

@@ -16,6 +16,7 @@ import (
 	"prestage/internal/host"
 	"prestage/internal/progress"
 	"prestage/internal/repo"
+	"prestage/internal/sign"
 )
 
 // Pushed says what Push did.
@@ -30,6 +31,7 @@ type Pushed struct {
 // PushOptions say how Push works.
 type PushOptions struct {
 	How   string         // the copy is checked, empty: HowReadback
+	Trust sign.Trust     // whose signatures count here; those that count on the host are another question
 	Limit *rate.Limiter  // of bytes a second from the repository, nil for none
 	Meter progress.Meter // nil for none
 }
@@ -38,7 +40,7 @@ type PushOptions struct {
 // aside, checked, marked read-only, and renamed, the INDEX last, so that a
 // client sees all of a package or none. What an earlier push left unfinished is
 // used. The error wraps ErrDamaged when the package in the repository is itself
-// damaged.
+// damaged, sign.ErrUntrusted when its signature does not count here or there.
 func Push(ctx context.Context, h host.Host, r repo.Repository, name string, version uint32, o PushOptions) (*Pushed, error) {
 	o.How = cmp.Or(o.How, HowReadback)
 	if o.Meter == nil {
@@ -59,6 +61,12 @@ func Push(ctx context.Context, h host.Host, r repo.Repository, name string, vers
 	x, err := repo.DecodeIndex(r, encoded, name, version)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	if err := o.Trust.Check(x); err != nil {
+		return nil, fmt.Errorf("%s: %w", r, err)
+	}
+	if err := f.trust.Check(x); err != nil { // it would be of no use there
+		return nil, fmt.Errorf("%s would refuse it: %w", h.Name(), err)
 	}
 	p := &push{folders: f, store: s.VMSFolder, x: x, encoded: encoded, from: r, o: o, m: o.Meter}
 	if p.done.Changes, err = f.make(ctx); err != nil {
@@ -111,9 +119,13 @@ func (p *push) run(ctx context.Context) (err error) {
 	if sameIndex {
 		indexThere = index
 	}
-	whole, how, err := p.dataIsWhole(ctx, data, indexThere)
-	if err != nil {
-		return err
+	// The same package, signed otherwise: its CKM was checked already.
+	resigned := !sameIndex && p.witnessed(ctx, receipt, p.x.Digest()) && strength[receipt.How] >= strength[p.o.How]
+	whole, how := resigned, ""
+	if !resigned {
+		if whole, how, err = p.dataIsWhole(ctx, data, indexThere); err != nil {
+			return err
+		}
 	}
 	partialData, partialIndex := p.partial(ckm.DataName(name, version)), p.partial(ckm.IndexName(name, version))
 	if !whole {
@@ -163,7 +175,15 @@ func (p *push) run(ctx context.Context) (err error) {
 	if whole { // it was checked in its place
 		now = before
 	}
-	if p.done.Receipt, err = p.writeReceipt(ctx, p.x, how, now, seen); err != nil {
+	if resigned {
+		r := *receipt
+		r.CKM, r.Index = now, seen
+		p.done.Receipt = &r
+		err = p.keepReceipt(ctx, &r)
+	} else {
+		p.done.Receipt, err = p.writeReceipt(ctx, p.x, how, now, seen)
+	}
+	if err != nil {
 		return err
 	}
 	return p.tidy(ctx)

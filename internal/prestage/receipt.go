@@ -92,18 +92,26 @@ func (f folders) look(ctx context.Context, name string, version uint32) (data, i
 // data and index. Files that look otherwise by now are not the ones that were
 // verified, which is an error.
 func (f folders) writeReceipt(ctx context.Context, x *ckm.Index, how string, data, index Witness) (*Receipt, error) {
-	if d, i, err := f.look(ctx, x.Name, x.Version); err != nil {
-		return nil, err
-	} else if d != data || i != index {
-		return nil, fmt.Errorf("the files of %s in %s changed while they were verified; verify or push again", repo.ImageName(x.Name, x.Version), f.staged)
-	}
 	r := &Receipt{Name: x.Name, Version: x.Version, PackageDigest: x.Digest().String(),
 		Verified: time.Now().UTC().Truncate(time.Second), How: how, CKM: data, Index: index}
-	b, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
+	if err := f.keepReceipt(ctx, r); err != nil {
 		return nil, err
 	}
-	return r, f.writeFile(ctx, f.h.Join(f.aside, receiptName(x.Name, x.Version)), append(b, '\n'))
+	return r, nil
+}
+
+// keepReceipt writes a receipt, unless the files look otherwise by now than it says.
+func (f folders) keepReceipt(ctx context.Context, r *Receipt) error {
+	if data, index, err := f.look(ctx, r.Name, r.Version); err != nil {
+		return err
+	} else if data != r.CKM || index != r.Index {
+		return fmt.Errorf("the files of %s in %s changed while they were verified; verify or push again", repo.ImageName(r.Name, r.Version), f.staged)
+	}
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	return f.writeFile(ctx, f.h.Join(f.aside, receiptName(r.Name, r.Version)), append(b, '\n'))
 }
 
 // witnessed reports whether the staged files look as they did when the receipt

@@ -6,14 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"prestage/ckm"
 	"prestage/internal/acl"
-	"prestage/internal/assemble"
 	"prestage/internal/host"
 	"prestage/internal/progress"
 	"prestage/internal/settings"
+	"prestage/internal/sign"
 )
 
 // Location says where a host keeps what.
@@ -110,10 +111,27 @@ func (f folders) record(ctx context.Context, old settings.Settings, profile stri
 	return nil
 }
 
+// Trust records the public keys, as minisign prints them, whose signatures count
+// on a host from now on, instead of those before.
+func Trust(ctx context.Context, h host.Host, keys []string) (changes []string, err error) {
+	old, err := h.Settings(ctx)
+	if err != nil && !settings.OnlyBad(err, "TrustedKeys") {
+		return nil, err
+	}
+	if len(keys) == 0 || slices.Equal(old.TrustedKeys, keys) {
+		return nil, nil
+	}
+	if err := h.SaveSettings(ctx, settings.Settings{TrustedKeys: keys}); err != nil {
+		return nil, err
+	}
+	return []string{"recorded the trusted keys " + strings.Join(keys, " and ")}, nil
+}
+
 // Relocate moves the location: the new folders are set up, what is in them is
 // verified, and then the settings are changed. Packages are not carried over.
-// The error wraps ErrDamaged when the new place holds a damaged package; then
-// the location stays. A location that is set wrongly is mended.
+// The error wraps ErrDamaged when the new place holds a damaged package, and
+// sign.ErrUntrusted when it holds one whose signature does not count; then the
+// location stays. A location that is set wrongly is mended.
 func Relocate(ctx context.Context, h host.Host, folder string, m progress.Meter) (*Location, error) {
 	s, err := h.Settings(ctx)
 	if err != nil && !settings.OnlyBad(err, "PrestagedImagesPath") {
@@ -123,33 +141,23 @@ func Relocate(ctx context.Context, h host.Host, folder string, m progress.Meter)
 	if err != nil {
 		return nil, err
 	}
-	f = f.profiled(s.ACLProfile)
+	if f, err = f.profiled(s.ACLProfile).trusting(s); err != nil {
+		return nil, err
+	}
 	loc, err := f.setup(ctx)
 	if err != nil {
 		return nil, err
 	}
-	reports, err := f.verify(ctx, m)
-	if err != nil {
+	if err := f.verify(ctx, m); errors.Is(err, ErrDamaged) || errors.Is(err, sign.ErrUntrusted) {
+		return nil, fmt.Errorf("%w; repair or remove it, then relocate again. The location is unchanged: %s", err, s.PrestagedImagesPath)
+	} else if err != nil {
 		return nil, err
-	}
-	for _, r := range reports {
-		if len(r.Faults) > 0 {
-			return nil, fmt.Errorf("%w: %s in %s (%s); repair or remove it, then relocate again. The location is unchanged: %s",
-				ErrDamaged, r.Image, f.staged, r.Faults[0], s.PrestagedImagesPath)
-		}
 	}
 	return loc, f.record(ctx, s, "", loc)
 }
 
 // ErrDamaged says that what is staged is not what it should be.
 var ErrDamaged = errors.New("damaged")
-
-// Report is what verifying found of one package.
-type Report struct {
-	Image  string // NAME:N
-	Digest string // of the package, if it is whole
-	Faults []assemble.Fault
-}
 
 // files returns the files of packages in the pre-stage folder.
 func (f folders) files(ctx context.Context) ([]host.Info, error) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"strconv"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"prestage/internal/acl"
 	"prestage/internal/host"
 	"prestage/internal/repo"
+	"prestage/internal/sign"
 )
 
 // Status says whether a host is as the procedure leaves it.
@@ -52,6 +52,8 @@ type PackageStatus struct {
 	Verified   *time.Time `json:"verified"` // when the files as they are now were last verified
 	How        string     `json:"how"`      // as in Receipt; "" without a receipt that holds
 	Deviations []string   `json:"deviations"`
+
+	Signers []sign.Signer `json:"signers"` // judged by the keys that the machine trusts
 }
 
 // OK reports whether nothing deviates.
@@ -67,7 +69,7 @@ func (s *Status) OK() bool {
 }
 
 // GetStatus looks at a host and changes nothing. It reads no more of a package
-// than the head of its INDEX.
+// than the head of its INDEX and the signatures.
 func GetStatus(ctx context.Context, h host.Host) (*Status, error) {
 	f, err := configured(ctx, h)
 	if err != nil {
@@ -128,7 +130,7 @@ func shown(name string) string {
 }
 
 func (f folders) packageStatus(ctx context.Context, name string, version uint32) PackageStatus {
-	p := PackageStatus{Name: name, Version: version, Sealed: true, Deviations: []string{}}
+	p := PackageStatus{Name: name, Version: version, Sealed: true, Deviations: []string{}, Signers: []sign.Signer{}}
 	deviate := func(format string, args ...any) { p.Deviations = append(p.Deviations, fmt.Sprintf(format, args...)) }
 	for _, file := range []string{ckm.DataName(name, version), ckm.IndexName(name, version)} {
 		dev, err := f.h.CheckSealed(ctx, f.file(file), acl.Prestaged)
@@ -142,7 +144,7 @@ func (f folders) packageStatus(ctx context.Context, name string, version uint32)
 			deviate("%s: %s", file, d)
 		}
 	}
-	head, err := f.head(ctx, ckm.IndexName(name, version))
+	head, signatures, err := f.head(ctx, ckm.IndexName(name, version))
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
 			deviate("%v", err)
@@ -152,6 +154,12 @@ func (f folders) packageStatus(ctx context.Context, name string, version uint32)
 	p.FileSize, p.ImageSize, p.Digest = head.CKMLength, head.ImageSize(), head.Digest.String()
 	if st, err := f.h.Stat(ctx, f.file(ckm.DataName(name, version))); err == nil && uint64(st.Size) != head.CKMLength {
 		deviate("%s has %d bytes and should have %d", st.Name, st.Size, head.CKMLength)
+	}
+	if signers, err := f.trust.SignersOf(head, signatures); err == nil {
+		p.Signers = signers
+	}
+	if err := f.trust.CheckHead(head, signatures); err != nil {
+		deviate("%v", err)
 	}
 	if r := f.readReceipt(ctx, name, version); f.witnessed(ctx, r, head.Digest) {
 		if p.How = r.How; strength[p.How] > strength[HowNone] {
@@ -163,11 +171,12 @@ func (f folders) packageStatus(ctx context.Context, name string, version uint32)
 	return p
 }
 
-func (f folders) head(ctx context.Context, file string) (*ckm.Head, error) {
+// head reads the head of an INDEX, and its signature block.
+func (f folders) head(ctx context.Context, file string) (*ckm.Head, []byte, error) {
 	r, err := f.h.Open(ctx, f.file(file))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer r.Close()
-	return repo.ReadHead(io.NewSectionReader(r, 0, ckm.MaxIndexSize))
+	return repo.ReadHeadAndSignatures(r)
 }

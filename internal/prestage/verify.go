@@ -3,6 +3,7 @@ package prestage
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 
 	"prestage/ckm"
@@ -14,19 +15,16 @@ import (
 	"prestage/internal/verify"
 )
 
-// VerifyPackage checks one package in the host's pre-stage folder, returns its
-// digest and renews its receipt when it is whole. A user who may read but not write gets the
-// answer without a receipt.
-func VerifyPackage(ctx context.Context, h host.Host, name string, version uint32, m progress.Meter) (digest string, faults []assemble.Fault, err error) {
+// VerifyPackage checks one package in the host's pre-stage folder and renews its
+// receipt when it is whole. A user who may read but not write gets the answer
+// without a receipt. The index is nil when it is itself damaged. Signatures are
+// another question.
+func VerifyPackage(ctx context.Context, h host.Host, name string, version uint32, m progress.Meter) (*ckm.Index, []assemble.Fault, error) {
 	f, err := located(ctx, h)
 	if err != nil {
-		return "", nil, err
+		return nil, nil, err
 	}
-	r, err := f.verifyPackage(ctx, name, version, HowReadback, m)
-	if err != nil {
-		return "", nil, err
-	}
-	return r.Digest, r.Faults, nil
+	return f.verifyPackage(ctx, name, version, HowReadback, m)
 }
 
 // Attest is VerifyPackage for a package that was not read back in full since it
@@ -37,15 +35,12 @@ func Attest(ctx context.Context, h host.Host, name string, version uint32, m pro
 		return nil, err
 	}
 	if r := f.readReceipt(ctx, name, version); r != nil && strength[r.How] >= strength[HowHost] {
-		if head, err := f.head(ctx, ckm.IndexName(name, version)); err == nil && f.witnessed(ctx, r, head.Digest) {
+		if head, _, err := f.head(ctx, ckm.IndexName(name, version)); err == nil && f.witnessed(ctx, r, head.Digest) {
 			return nil, nil
 		}
 	}
-	r, err := f.verifyPackage(ctx, name, version, HowHost, m) // it is the machine itself
-	if err != nil {
-		return nil, err
-	}
-	return r.Faults, nil
+	_, faults, err := f.verifyPackage(ctx, name, version, HowHost, m) // it is the machine itself
+	return faults, err
 }
 
 // Seal seals those of a package's two files that are there.
@@ -71,64 +66,63 @@ func Reseal(ctx context.Context, h host.Host, name string, version uint32, m pro
 	return err
 }
 
-// verify checks every package in the pre-stage folder.
-func (f folders) verify(ctx context.Context, m progress.Meter) ([]Report, error) {
+// verify checks every package in the pre-stage folder, and its signature. The
+// error wraps ErrDamaged or sign.ErrUntrusted.
+func (f folders) verify(ctx context.Context, m progress.Meter) error {
 	files, err := f.files(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	type key struct {
 		name    string
 		version uint32
 	}
-	var (
-		reports []Report
-		seen    = map[key]bool{}
-	)
+	seen := map[key]bool{}
 	for _, st := range files {
 		name, version, _, _ := ckm.ParseFileName(st.Name)
 		if seen[key{name, version}] {
 			continue
 		}
 		seen[key{name, version}] = true
-		r, err := f.verifyPackage(ctx, name, version, HowReadback, m)
+		x, faults, err := f.verifyPackage(ctx, name, version, HowReadback, m)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		reports = append(reports, *r)
+		if len(faults) > 0 {
+			return fmt.Errorf("%w: %s in %s (%s)", ErrDamaged, repo.ImageName(name, version), f.staged, faults[0])
+		}
+		if err := f.trust.Check(x); err != nil {
+			return fmt.Errorf("%s: %w", f.staged, err)
+		}
 	}
-	return reports, nil
+	return nil
 }
 
 // verifyPackage checks a package, and leaves a receipt that says how.
-func (f folders) verifyPackage(ctx context.Context, name string, version uint32, how string, m progress.Meter) (*Report, error) {
+func (f folders) verifyPackage(ctx context.Context, name string, version uint32, how string, m progress.Meter) (*ckm.Index, []assemble.Fault, error) {
 	data, index, err := f.look(ctx, name, version)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	x, faults, err := verify.Package(ctx, f.openSynced(ctx), name, version, m)
 	if err != nil {
-		return nil, err
-	}
-	r := &Report{Image: repo.ImageName(name, version), Faults: faults}
-	if len(faults) == 0 {
-		r.Digest = x.Digest().String()
+		return nil, nil, err
 	}
 	unlock, err := f.lock(ctx)
 	if err != nil {
-		return r, nil // not an administrator: verified all the same, but not witnessed
+		return x, faults, nil // not an administrator: verified all the same, but not witnessed
 	}
 	defer unlock()
 	if len(faults) > 0 { // whatever was witnessed before
 		if err := f.h.Remove(ctx, f.h.Join(f.aside, receiptName(name, version))); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			m.Warn("%s is damaged, but its receipt could not be removed: %v", r.Image, err)
+			m.Warn("%s is damaged, but its receipt could not be removed: %v", repo.ImageName(name, version), err)
 		}
-		return r, nil
+		return x, faults, nil
 	}
 	if _, err = f.writeReceipt(ctx, x, how, data, index); err != nil {
-		m.Warn("%s is whole, but that could not be recorded: %v", r.Image, err)
+		m.Warn("%s is whole, but that could not be recorded: %v", repo.ImageName(name, version), err)
 	}
-	return r, nil
+	return x, nil, nil
 }
 
 // openSynced opens files so that what is read, and then witnessed, is on the

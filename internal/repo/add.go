@@ -50,6 +50,12 @@ func (e CatalogError) Unwrap() error { return e.Err }
 // renamed; the INDEX is renamed. A crash before the first renaming leaves
 // nothing but unfinished files; after it, the next Add finishes the second.
 func (r *Folder) Add(ctx context.Context, name string, write func(w io.Writer) (*ckm.Index, error)) (*ckm.Index, []byte, error) {
+	return r.AddSigned(ctx, name, write, nil)
+}
+
+// AddSigned is Add for a package that is never to be seen without its signature:
+// sign, unless it is nil, adds that to an index that was encoded.
+func (r *Folder) AddSigned(ctx context.Context, name string, write func(w io.Writer) (*ckm.Index, error), sign func(x *ckm.Index) error) (*ckm.Index, []byte, error) {
 	if err := ckm.CheckName(name); err != nil {
 		return nil, nil, err
 	}
@@ -88,7 +94,7 @@ func (r *Folder) Add(ctx context.Context, name string, write func(w io.Writer) (
 		return nil, nil, r.noRoom(err)
 	}
 	x.Name = name
-	encoded, err := r.publish(ctx, data.Name(), x)
+	encoded, err := r.publish(ctx, data.Name(), x, sign)
 	return x, encoded, r.noRoom(err)
 }
 
@@ -131,7 +137,7 @@ func writeData(f *os.File, write func(w io.Writer) (*ckm.Index, error)) (*ckm.In
 }
 
 // publish makes the CKM at path and its index visible as the next version.
-func (r *Folder) publish(ctx context.Context, path string, x *ckm.Index) ([]byte, error) {
+func (r *Folder) publish(ctx context.Context, path string, x *ckm.Index, sign func(x *ckm.Index) error) ([]byte, error) {
 	unlock, err := r.lock(ctx)
 	if err != nil {
 		return nil, err
@@ -141,6 +147,9 @@ func (r *Folder) publish(ctx context.Context, path string, x *ckm.Index) ([]byte
 		return nil, err
 	}
 	encoded, err := x.Encode()
+	if err == nil && sign != nil { // what is signed is known only now
+		encoded, err = signed(x, sign)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -28,6 +28,9 @@ type Entry struct {
 	Index         string    `json:"index"`
 	IndexSize     uint64    `json:"index_size"` // bytes
 	CKM           string    `json:"ckm"`
+	// SignedBy are the IDs of the keys that the package says it is signed by,
+	// which nobody has checked.
+	SignedBy []string `json:"signed_by,omitempty"`
 }
 
 // Catalog is the content of catalog.json.
@@ -93,6 +96,11 @@ func (e *Entry) check() error {
 	}
 	if e.IndexSize > ckm.MaxIndexSize || e.ImageSize > ckm.MaxImageSize || e.FileSize > 1<<62 {
 		return fmt.Errorf("sizes of image %q", e.Name)
+	}
+	for _, id := range e.SignedBy {
+		if b, err := hex.DecodeString(id); err != nil || len(b) != 8 {
+			return fmt.Errorf("keys of image %q", e.Name)
+		}
 	}
 	return nil
 }

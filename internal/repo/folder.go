@@ -1,7 +1,6 @@
 package repo
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -100,7 +99,7 @@ func (r *Folder) entry(name string, version uint32) (e Entry, usable bool, err e
 		return e, false, err
 	}
 	defer f.Close()
-	h, err := ReadHead(bufio.NewReader(f))
+	h, signatures, err := ReadHeadAndSignatures(f)
 	if err != nil {
 		return e, false, fmt.Errorf("%s: %w", file, err)
 	}
@@ -121,7 +120,9 @@ func (r *Folder) entry(name string, version uint32) (e Entry, usable bool, err e
 	if uint64(data.Size()) != h.CKMLength {
 		err = fmt.Errorf("%s has %d bytes and should have %d; prestage verify tells more", data.Name(), data.Size(), h.CKMLength)
 	}
-	return NewEntry(&h.Info, h.Digest, uint64(st.Size())), true, err
+	e = NewEntry(&h.Info, h.Digest, uint64(st.Size()))
+	e.SignedBy = KeyIDs(signatures)
+	return e, true, err
 }
 
 // ReadHead reads no more of an INDEX than its head.

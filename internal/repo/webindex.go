@@ -84,7 +84,14 @@ func (r *Web) indexFrom(ctx context.Context, name string, version uint32, old []
 	if err != nil {
 		return nil, 0, err
 	}
-	return b, 0, f.readPages(ctx, b, h, int64(got), have)
+	if err := f.readPages(ctx, b, h, int64(got), have); err != nil {
+		return nil, 0, err
+	}
+	// It may have been signed anew between two requests.
+	if end := len(b) - len(ckm.Digest{}); ckm.Sum(b[:end]) != ckm.Digest(b[end:]) {
+		return nil, 0, fmt.Errorf("%w: the INDEX changed while it was read", ckm.ErrFormat)
+	}
+	return b, 0, nil
 }
 
 // readPages fills b, whose first bytes are there, with pages that are known and

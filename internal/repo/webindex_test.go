@@ -56,6 +56,23 @@ func manyChunks(t *testing.T, version uint32, first, end int) []byte {
 	return b
 }
 
+// signedIndex returns an INDEX with a signature, of the same length or longer.
+func signedIndex(t *testing.T, encoded []byte) []byte {
+	t.Helper()
+	x, err := ckm.Decode(encoded)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := signed(x, func(x *ckm.Index) (err error) {
+		x.Signatures, err = ckm.AddSignature(x.Signatures, ckm.Signature{Key: 1, Comment: "signed"})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 // TestIndexFrom fetches the INDEX of a version when another is there.
 func TestIndexFrom(t *testing.T) {
 	old := manyChunks(t, 1, 0, 0)
@@ -111,6 +128,20 @@ func TestIndexFrom(t *testing.T) {
 	get(serve(nil), bytes.Repeat([]byte{1}, 200_000))
 	// A server without ranges; one that has another file for each request.
 	get(serve(func(w http.ResponseWriter, _ *http.Request, b []byte) bool { w.Write(b); return true }), old)
+	// The package is signed between two requests: the end is another one.
+	signed := signedIndex(t, now)
+	first := true
+	web := serve(func(w http.ResponseWriter, r *http.Request, _ []byte) bool {
+		if first {
+			first = false
+			return false
+		}
+		http.ServeContent(w, r, "", time.Unix(2, 0), bytes.NewReader(signed))
+		return true
+	})
+	if b, _, err := IndexFrom(t.Context(), web, "many", 2, old); err != nil || !bytes.Equal(b, signed) {
+		t.Errorf("%d bytes that are not the INDEX's, %v", len(b), err)
+	}
 	get(serve(func(w http.ResponseWriter, r *http.Request, b []byte) bool {
 		if r.Header.Get("Range") == "" || strings.HasPrefix(r.Header.Get("Range"), "bytes=0-") {
 			return false

@@ -50,6 +50,10 @@ func ParseFile(text, where string, isAbs func(string) bool) (s Settings, err err
 		s.ACLProfile = ""
 		return s, bad(where, "ACLProfile", "acl_profile", err)
 	}
+	if _, err := s.Trust(); err != nil {
+		s.TrustedKeys = nil
+		return s, bad(where, "TrustedKeys", "trusted_keys", err)
+	}
 	for _, p := range []struct {
 		name, key string
 		value     *string
@@ -107,13 +111,8 @@ func EditFile(text, where string, isAbs func(string) bool, s Settings) (string, 
 			text = set(text, kv[0], strconv.Quote(kv[1]))
 		}
 	}
-	if len(s.Images) > 0 {
-		var names []string
-		for _, n := range s.Images {
-			names = append(names, strconv.Quote(n))
-		}
-		text = set(text, "images", "["+strings.Join(names, ", ")+"]")
-	}
+	text = setList(text, "images", s.Images)
+	text = setList(text, "trusted_keys", s.TrustedKeys)
 	if text == before {
 		return text, nil
 	}
@@ -141,6 +140,9 @@ func merge(s, change Settings) Settings {
 	if len(change.Images) > 0 {
 		s.Images = change.Images
 	}
+	if len(change.TrustedKeys) > 0 {
+		s.TrustedKeys = change.TrustedKeys
+	}
 	return s
 }
 
@@ -159,6 +161,18 @@ func target(path string) (string, fs.FileMode, error) {
 		return "", 0, err
 	}
 	return file, st.Mode().Perm(), nil
+}
+
+// setList is set for a list; an empty one leaves the text as it is.
+func setList(text, key string, list []string) string {
+	if len(list) == 0 {
+		return text
+	}
+	var quoted []string
+	for _, v := range list {
+		quoted = append(quoted, strconv.Quote(v))
+	}
+	return set(text, key, "["+strings.Join(quoted, ", ")+"]")
 }
 
 var tableHeader = regexp.MustCompile(`(?m)^[ \t]*\[`)

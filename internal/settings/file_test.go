@@ -142,3 +142,29 @@ func TestImagesAndProfile(t *testing.T) {
 		t.Errorf("the file holds %q", b)
 	}
 }
+
+// publicKey is one, as minisign prints it.
+const publicKey = "RWQUasNvaZ/qecLXN/CqEzQKevZ6L/dS0Gh2fR+4Nez7SFY4w2GBUyVD"
+
+func TestTrustedKeysInFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.toml")
+	if err := File(path).Save(Settings{Server: "x", Images: []string{"win11"}, TrustedKeys: []string{publicKey}}); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(path)
+	if want := "server = \"x\"\nimages = [\"win11\"]\ntrusted_keys = [\"" + publicKey + "\"]\n"; err != nil || string(b) != want {
+		t.Errorf("the file holds %q (%v), want %q", b, err, want)
+	}
+	s, err := File(path).Load()
+	if err != nil || !reflect.DeepEqual(s.TrustedKeys, []string{publicKey}) {
+		t.Errorf("loaded %+v, %v", s, err)
+	}
+	// A list that is not one of keys must not pass for none.
+	s, err = ParseFile(`trusted_keys = ["`+publicKey+`", "RW"]`, "x.toml", filepath.IsAbs)
+	if !OnlyBad(err, "TrustedKeys") || !strings.Contains(err.Error(), `settings file x.toml: trusted_keys "RW" is no public key`) {
+		t.Errorf("loaded %+v, %v", s, err)
+	}
+	if err := File(path).Save(Settings{TrustedKeys: []string{"RW"}}); err == nil {
+		t.Error("what is no key was saved")
+	}
+}

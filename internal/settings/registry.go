@@ -34,6 +34,7 @@ const (
 	profileName = "AclProfile"
 	updateName  = "UpdateFromPrestaged"
 	seedsName   = "SeedFolders"
+	trustName   = "TrustedKeys"
 )
 
 // The types of registry values that are read (winnt.h).
@@ -137,6 +138,16 @@ func (r registry) Load() (s Settings, err error) {
 		s.Images, err = r.texts(v)
 		return err
 	})
+	read("TrustedKeys", trustName, func(v *value) (err error) {
+		if s.TrustedKeys, err = r.texts(v); err == nil {
+			_, err = s.Trust()
+		}
+		if err != nil {
+			s.TrustedKeys = nil
+			err = fmt.Errorf("holds what is no list of public keys: %w", err)
+		}
+		return err
+	})
 	read("UpdateFromPrestaged", updateName, func(v *value) error {
 		n, err := r.number(v)
 		if err == nil && n > 1 {
@@ -208,8 +219,14 @@ func (r registry) Save(s Settings) error {
 			return err
 		}
 	}
-	if len(s.Images) > 0 {
-		if err := r.set(imagesName, func(key string) error { return r.h.SetTexts(key, imagesName, s.Images) }); err != nil {
+	if _, err := s.Trust(); err != nil {
+		return err
+	}
+	for name, list := range map[string][]string{imagesName: s.Images, trustName: s.TrustedKeys} {
+		if len(list) == 0 {
+			continue
+		}
+		if err := r.set(name, func(key string) error { return r.h.SetTexts(key, name, list) }); err != nil {
 			return err
 		}
 	}

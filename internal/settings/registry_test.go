@@ -136,12 +136,37 @@ func TestPolicyWins(t *testing.T) {
 	}
 }
 
+// Group policy says which keys count, also that none do; what is no list of keys
+// is an error there too.
+func TestPolicyOfTrustedKeys(t *testing.T) {
+	m := newMemory()
+	m.SetTexts(canonicalKey, trustName, []string{publicKey})
+	if s := load(t, m); len(s.TrustedKeys) != 1 {
+		t.Errorf("without a policy: %v", s.TrustedKeys)
+	}
+	m.SetTexts(policyKey, trustName, []string{publicKey, publicKey})
+	if s := load(t, m); len(s.TrustedKeys) != 2 {
+		t.Errorf("with a policy: %v", s.TrustedKeys)
+	}
+	if err := Registry(m).Save(Settings{TrustedKeys: []string{publicKey}}); err == nil || !strings.Contains(err.Error(), `group policy sets HKLM\SOFTWARE\Policies\Kidaro\TrustedKeys`) {
+		t.Errorf("saving against a policy: %v", err)
+	}
+	m.SetText(policyKey, trustName, "")
+	if s := load(t, m); len(s.TrustedKeys) != 0 {
+		t.Errorf("with an empty policy: %v", s.TrustedKeys)
+	}
+	m.SetText(policyKey, trustName, "RW")
+	if _, err := Registry(m).Load(); !OnlyBad(err, "TrustedKeys") {
+		t.Errorf("with a bad policy: %v", err)
+	}
+}
+
 func TestRegistryKeepsAll(t *testing.T) {
 	for _, server := range []string{"http://medv01/MEDVImages/", "https://medv01:8443/MEDVImages/", "https://[2001:db8::1]/MEDVImages/",
 		"https://images.example/other/place?x=1", `\\server\share\MEDVImages`} {
 		m := newMemory()
 		want := Settings{PrestagedImagesPath: staged, VMSFolder: `C:\MED-V Images`, Server: server,
-			Images: []string{"win11", "büro"}, ACLProfile: Strict}
+			Images: []string{"win11", "büro"}, ACLProfile: Strict, TrustedKeys: []string{publicKey, publicKey}}
 		if err := Registry(m).Save(want); err != nil {
 			t.Fatal(err)
 		}
@@ -204,6 +229,8 @@ func TestBadRegistryValues(t *testing.T) {
 		"ssl":             {sslName, regDWord, []byte{2, 0, 0, 0}, "1 (https) or 0 (http)"},
 		"server":          {addressName, regSZ, utf16z("medv 01"), "name or address of a server"},
 		"server and port": {addressName, regSZ, utf16z("medv01:80"), "without a port"},
+		"no key":          {trustName, regMultiSZ, utf16z(publicKey + "\x00RWx\x00"), `Kidaro\TrustedKeys holds what is no list of public keys: "RWx" is no public key`},
+		"keys as numbers": {trustName, regDWord, []byte{1, 0, 0, 0}, "REG_DWORD"},
 		"profile":         {profileName, regSZ, utf16z("lax"), `"recommended" or "strict"`},
 	} {
 		m := newMemory()

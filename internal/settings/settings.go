@@ -8,6 +8,8 @@ package settings
 import (
 	"errors"
 	"fmt"
+
+	"prestage/internal/sign"
 )
 
 // Settings are a machine's settings. An empty one is not set. Save changes none of
@@ -18,6 +20,7 @@ type Settings struct {
 	Server              string   `toml:"server"`                // default repository: a URL or a folder
 	Images              []string `toml:"images"`                // names of the images assigned to this machine; none: all that are pre-staged
 	ACLProfile          string   `toml:"acl_profile"`           // Recommended, if empty, or Strict
+	TrustedKeys         []string `toml:"trusted_keys"`          // public keys of minisign; if there are any, packages must be signed by one of them
 
 	UpdateFromPrestaged bool     `toml:"update_from_prestaged"` // updates may take what they need from the pre-stage folder
 	SeedFolders         []string `toml:"seed_folders"`          // whose files may save downloads; none: those of the system
@@ -66,6 +69,9 @@ func OnlyBad(err error, name string) bool {
 	var bad *ValueError
 	return errors.As(err, &bad) && bad.Name == name
 }
+
+// Trust returns the keys whose signatures count on the machine.
+func (s *Settings) Trust() (sign.Trust, error) { return sign.ParseTrust(s.TrustedKeys) }
 
 func checkProfile(s string) error {
 	if s != "" && s != Recommended && s != Strict {

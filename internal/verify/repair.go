@@ -13,13 +13,16 @@ import (
 	"prestage/internal/durable"
 	"prestage/internal/progress"
 	"prestage/internal/repo"
+	"prestage/internal/sign"
 )
 
 // RepairPackage makes a package in the folder r whole again from another copy:
 // only what is damaged is fetched. Good bytes are never written, so that a
 // client may read the package meanwhile, and a cut leaves it no worse. It
-// returns the bytes that were mended; the package is verified afterwards.
-func RepairPackage(ctx context.Context, r *repo.Folder, name string, version uint32, from repo.Repository, m progress.Meter) (mended int64, err error) {
+// returns the bytes that were mended; the package is verified afterwards. Where
+// the INDEX itself is damaged, the error wraps sign.ErrUntrusted if the signatures
+// of the other one do not count.
+func RepairPackage(ctx context.Context, r *repo.Folder, name string, version uint32, from repo.Repository, trust sign.Trust, m progress.Meter) (mended int64, err error) {
 	x, faults, err := index(Folder(r), ckm.IndexName(name, version), name, version)
 	if err != nil {
 		return 0, err
@@ -31,6 +34,11 @@ func RepairPackage(ctx context.Context, r *repo.Folder, name string, version uin
 	good, err := repo.DecodeIndex(from, other, name, version)
 	if err != nil {
 		return 0, err
+	}
+	if x == nil { // what takes its place was said by nobody but from
+		if err := trust.Check(good); err != nil {
+			return 0, fmt.Errorf("%s: %w", from, err)
+		}
 	}
 	if x != nil && x.Digest() != good.Digest() {
 		return 0, fmt.Errorf("%s in %s is another package than the one in %s; remove one of them and pack or push it anew",
