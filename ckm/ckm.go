@@ -32,6 +32,7 @@ const (
 	MaxFiles          = 4096
 	MaxImageSize      = 1 << 60
 	MaxSignatureBlock = 16 << 10
+	MaxAttributeValue = 1024
 
 	pageChunks   = 1024 // chunks after which a chunk page ends in any case
 	pageSegments = 4096

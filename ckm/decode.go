@@ -147,7 +147,7 @@ func (in *Info) decode(r *reader) {
 		in.Files = append(in.Files, File{r.string(maxPathBytes), r.uvarint(MaxImageSize), r.string(32)})
 	}
 	for n := r.uvarint(64); n > 0 && !r.bad; n-- {
-		in.Attributes = append(in.Attributes, Attribute{r.string(64), r.string(1024)})
+		in.Attributes = append(in.Attributes, Attribute{r.string(64), r.string(MaxAttributeValue)})
 	}
 }
 

@@ -56,7 +56,7 @@ func (in *Info) validateInfo() error {
 		return bad("%d attributes", len(in.Attributes))
 	}
 	for i, a := range in.Attributes {
-		if a.Key == "" || !isText(a.Key, 64) || !isText(a.Value, 1024) || i > 0 && in.Attributes[i-1].Key >= a.Key {
+		if a.Key == "" || !isText(a.Key, 64) || !isText(a.Value, MaxAttributeValue) || i > 0 && in.Attributes[i-1].Key >= a.Key {
 			return bad("attribute %q out of bounds, out of order or not text", a.Key)
 		}
 	}

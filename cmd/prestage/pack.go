@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -40,6 +41,7 @@ func (a *app) packCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&f.discardFree, "discard-free", false, "leave out what no file of the machine inside uses; it comes back as zeros")
 	cmd.Flags().StringSliceVar(&f.discard, "discard", nil, "leave out the content of swap, pagefile, hiberfil; it comes back as zeros")
 	cmd.Flags().BoolVar(&f.trim, "trim-transfer", true, "let machines build the image from what they have and fetch the rest; false: all of it is fetched")
+	cmd.Flags().StringSliceVar(&f.seedFolders, "seed-folder", nil, "folders of the machines whose files have parts of the image; fewer bytes are fetched then")
 	cmd.Flags().BoolVar(&f.patch, "patch", true, "make a patch too, with which updates from the version before move less")
 	cmd.Flags().BoolVar(&f.opaque, "opaque", false, "do not look for the files of the machine inside")
 	cmd.Flags().StringVar(&f.sign, "sign", "", "a file with a secret key to sign the package with (prestage key new)")
@@ -50,7 +52,7 @@ func (a *app) packCommand() *cobra.Command {
 type packFlags struct {
 	name, images, level, sign        string
 	discardFree, opaque, trim, patch bool
-	discard                          []string
+	discard, seedFolders             []string
 }
 
 // options returns how the packer is to pack, but for what depends on the image.
@@ -65,6 +67,14 @@ func (f *packFlags) options() (o pack.Options, err error) {
 			return o, fmt.Errorf("--discard takes swap, pagefile and hiberfil, and not %q", name)
 		}
 		o.Discard.Files[discardable[i]] = true
+	}
+	for _, folder := range f.seedFolders {
+		if folder == "" || strings.Contains(folder, "|") {
+			return o, fmt.Errorf("--seed-folder takes a folder, and not %q", folder)
+		}
+	}
+	if a := client.SeedFoldersAttribute(f.seedFolders); len(a.Value) > ckm.MaxAttributeValue {
+		return o, fmt.Errorf("--seed-folder: %d bytes of folders are more than the %d that a package can name", len(a.Value), ckm.MaxAttributeValue)
 	}
 	if f.opaque && (f.discardFree || len(f.discard) > 0) {
 		return o, fmt.Errorf("--opaque does not look for what could be discarded; leave out one of them")
@@ -197,6 +207,9 @@ func (a *app) pack(ctx context.Context, source string, f packFlags) error {
 		x, err := pack.Write(ctx, w, files, o)
 		if err == nil {
 			x.Created, x.Creator = created, "prestage "+version
+			if len(f.seedFolders) > 0 {
+				x.Attributes = append(x.Attributes, client.SeedFoldersAttribute(f.seedFolders))
+			}
 			if !f.trim {
 				x.Attributes = append(x.Attributes, ckm.Attribute{Key: client.TrimTransfer, Value: client.TrimTransferOff})
 			}

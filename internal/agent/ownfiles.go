@@ -4,8 +4,10 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
+	"prestage/internal/client"
 	"prestage/internal/ownfiles"
 	"prestage/internal/progress"
 )
@@ -30,8 +32,9 @@ func (a *Agent) lookAtOwnFiles(ctx context.Context, t *task) {
 		return
 	}
 	a.ownFiles = time.Now()
-	folders := t.settings.SeedFolders
-	if len(folders) == 0 {
+	folders := slices.Clone(t.settings.SeedFolders)
+	ask := len(folders) == 0 // an administrator's list is the last word
+	if ask {
 		folders = ownfiles.Defaults()
 	}
 	a.background.Go(func() {
@@ -45,6 +48,9 @@ func (a *Agent) lookAtOwnFiles(ctx context.Context, t *task) {
 				x, err := t.store.Index(img.Name, img.Version)
 				if err != nil {
 					continue
+				}
+				if ask {
+					folders = append(folders, client.SeedFoldersOf(x)...)
 				}
 				size += x.PlacedSize()
 				wanted = append(wanted, ownfiles.Wanted(x))

@@ -32,7 +32,8 @@ type Install struct {
 
 	// What is on this machine already need not be fetched (MED-V: Trim Transfer):
 	// other installed images, what is known of the machine's own files, and the
-	// files in these folders. Full fetches all of it all the same.
+	// files in these folders, or else, if nothing is known yet, in those that the
+	// image names. Full fetches all of it all the same.
 	SeedFolders []string
 	Full        bool
 

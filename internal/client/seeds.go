@@ -3,7 +3,9 @@ package client
 import (
 	"context"
 	"errors"
+	"path/filepath"
 	"slices"
+	"strings"
 
 	"prestage/ckm"
 	"prestage/internal/assemble"
@@ -20,6 +22,32 @@ const (
 
 func trimTransfer(x *ckm.Index) bool {
 	return !slices.Contains(x.Attributes, ckm.Attribute{Key: TrimTransfer, Value: TrimTransferOff})
+}
+
+// SeedFolders is the key of the attribute that names the folders of machines whose
+// files have parts of the image, with | between them.
+const SeedFolders = "seed-folders"
+
+// SeedFoldersAttribute returns the attribute that names folders.
+func SeedFoldersAttribute(folders []string) ckm.Attribute {
+	return ckm.Attribute{Key: SeedFolders, Value: strings.Join(folders, "|")}
+}
+
+// SeedFoldersOf returns the folders that an image names, as far as there can be
+// such folders on this system.
+func SeedFoldersOf(x *ckm.Index) (folders []string) {
+	for _, a := range x.Attributes {
+		if a.Key != SeedFolders {
+			continue
+		}
+		for f := range strings.SplitSeq(a.Value, "|") {
+			f = filepath.Clean(f)
+			if filepath.IsAbs(f) && !strings.HasPrefix(f, `\\`) { // not another machine's
+				folders = append(folders, f)
+			}
+		}
+	}
+	return folders
 }
 
 // seeds returns what the machine has that may hold chunks of x, the most likely
@@ -52,8 +80,13 @@ func (in *Install) seeds(x *ckm.Index) (list []assemble.Seed, dir string) {
 			add(o.Name, o.Version)
 		}
 	}
-	if len(in.SeedFolders) > 0 || exists(in.Store.OwnFiles()) {
-		list = append(list, &ownfiles.Seed{Cache: in.Store.OwnFiles(), Folders: in.SeedFolders, Image: x, Meter: in.Meter})
+	folders := in.SeedFolders
+	known := exists(in.Store.OwnFiles())
+	if len(folders) == 0 && !known {
+		folders = SeedFoldersOf(x)
+	}
+	if len(folders) > 0 || known {
+		list = append(list, &ownfiles.Seed{Cache: in.Store.OwnFiles(), Folders: folders, Image: x, Meter: in.Meter})
 	}
 	return list, dir
 }
