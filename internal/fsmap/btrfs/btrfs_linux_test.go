@@ -3,11 +3,9 @@ package btrfs
 import (
 	"bytes"
 	"errors"
-	"hash/crc32"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -224,41 +222,4 @@ func change(t *testing.T, image string, at int64) {
 	if _, err := f.WriteAt([]byte{0xa5}, at); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// sum puts the checksum of a block right.
-func sum(p []byte) { le.PutUint32(p, crc32.Checksum(p[32:], castagnoli)) }
-
-// FuzzOpen changes bytes of a real volume and puts the checksums right again:
-// hostile ones have them right.
-func FuzzOpen(f *testing.F) {
-	testenv.Need(f, "mkfs.btrfs")
-	tree := f.TempDir()
-	for i, n := range []int{100, 5000, 60_000} {
-		if err := os.WriteFile(filepath.Join(tree, strconv.Itoa(i)), testenv.Random(1, n), 0o644); err != nil {
-			f.Fatal(err)
-		}
-	}
-	b, err := os.ReadFile(fstest.Make(f, 16<<20, "mkfs.btrfs", "-q", "--mixed", "-m", "single", "-d", "single", "--rootdir", tree))
-	if err != nil {
-		f.Fatal(err)
-	}
-	// Blocks of trees, by their first bytes.
-	var blocks []int
-	for at := 0; at+4096 <= len(b); at += 4096 {
-		if at == superOffset || bytes.Equal(b[at+32:at+48], b[superOffset+32:superOffset+48]) {
-			blocks = append(blocks, at)
-		}
-	}
-	f.Add([]byte{})
-	f.Add([]byte{0, 100, 0, 1, 3, 96, 0, 2})
-	f.Fuzz(func(t *testing.T, changes []byte) {
-		c := bytes.Clone(b)
-		for ; len(changes) >= 4; changes = changes[4:] {
-			at := blocks[int(changes[0])%len(blocks)]
-			c[at+32+(int(changes[1])|int(changes[2])<<8)%(4096-32)] = changes[3]
-			sum(c[at : at+4096])
-		}
-		fstest.Check(t, c, Open)
-	})
 }

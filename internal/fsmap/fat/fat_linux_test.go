@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -222,42 +221,4 @@ func TestRefused(t *testing.T) {
 			}
 		})
 	}
-}
-
-// FuzzOpen changes bytes of real volumes.
-func FuzzOpen(f *testing.F) {
-	testenv.Need(f, "mkfs.fat", "mkfs.exfat", "mcopy")
-	dir := f.TempDir()
-	content := filepath.Join(dir, "content of a file.text")
-	if err := os.WriteFile(content, testenv.Random(1, 20_000), 0o644); err != nil {
-		f.Fatal(err)
-	}
-	var images [][]byte
-	for i, c := range []struct {
-		size int64
-		mkfs []string
-	}{{128 << 10, []string{"mkfs.fat", "-F", "12"}}, {5 << 20, []string{"mkfs.fat", "-F", "16", "-s", "1"}}, {1 << 20, []string{"mkfs.exfat", "-c", "4096", "-b", "4096"}}} {
-		image := filepath.Join(dir, strconv.Itoa(i))
-		if err := os.WriteFile(image, make([]byte, c.size), 0o644); err != nil {
-			f.Fatal(err)
-		}
-		if out, err := exec.Command(c.mkfs[0], append(c.mkfs[1:], image)...).CombinedOutput(); err != nil {
-			f.Fatalf("%v\n%s", err, out)
-		}
-		if c.mkfs[0] == "mkfs.fat" {
-			if out, err := exec.Command("mcopy", "-i", image, content, "::").CombinedOutput(); err != nil {
-				f.Fatalf("%v\n%s", err, out)
-			}
-		}
-		b, err := os.ReadFile(image)
-		if err != nil {
-			f.Fatal(err)
-		}
-		images = append(images, b)
-		f.Add(uint8(i), []byte{})
-		f.Add(uint8(i), []byte{0x60, 0x04, 0, 0xff, 0x18, 0x04, 0, 7})
-	}
-	f.Fuzz(func(t *testing.T, which uint8, changes []byte) {
-		fstest.Check(t, fstest.Change(images[int(which)%len(images)], changes), Open)
-	})
 }

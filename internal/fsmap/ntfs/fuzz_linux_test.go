@@ -3,10 +3,12 @@ package ntfs
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"prestage/internal/fsmap/fstest"
 	"prestage/internal/fsmap/volume"
 	"prestage/internal/testenv"
 )
@@ -44,48 +46,22 @@ func tiny(f *testing.F) (images [][]byte) {
 	return images
 }
 
-// counter is a volume that tells how much of it was read.
-type counter struct {
-	*bytes.Reader
-	bytes int64
-}
-
-func (c *counter) ReadAt(p []byte, off int64) (int, error) {
-	c.bytes += int64(len(p))
-	return c.Reader.ReadAt(p, off)
-}
-
-// FuzzOpen changes bytes of real volumes: whatever they then say, all extents lie
-// inside, what is free ascends and is no file's, and there is an end to it.
+// FuzzOpen changes real volumes: whatever they then say, all extents lie inside,
+// what is free ascends and is no file's, and there is an end to it.
 func FuzzOpen(f *testing.F) {
-	images := tiny(f)
-	for i, b := range images {
-		f.Add(uint8(i), []byte{})
-		f.Add(uint8(i), []byte{0x28, 0, 0, 1})
-		// A byte of each record, or of what looks like one.
-		for at := 0; at+512 <= len(b); at += 512 {
-			if string(b[at:at+4]) != "FILE" || b[at+0x16]&1 == 0 {
-				continue
-			}
-			for _, in := range []int{0x14, 0x20, 0x3C, 0xA0, 0x138, 0x140, 0x150} {
-				f.Add(uint8(i), []byte{byte(at + in), byte((at + in) >> 8), byte((at + in) >> 16), 0x41})
-			}
-		}
+	var mutants []*fstest.Mutant
+	for _, b := range tiny(f) {
+		mutants = append(mutants, fstest.MutantOf(f, b, Open, le, nil))
 	}
+	fstest.AddSeeds(f, len(mutants))
 	f.Fuzz(func(t *testing.T, which uint8, changes []byte) {
-		b := bytes.Clone(images[int(which)%len(images)])
-		for ; len(changes) >= 4; changes = changes[4:] {
-			at := (int(changes[0]) | int(changes[1])<<8 | int(changes[2])<<16) % len(b)
-			b[at] = changes[3]
-		}
-		r := &counter{Reader: bytes.NewReader(b)}
-		v, err := Open(r, int64(len(b)))
-		if err == nil {
-			checkVolume(t, v.(*fileSystem), int64(len(b)))
-		}
-		if most := int64(len(b)) * 16; r.bytes > most {
-			t.Fatalf("%d bytes were read of %d", r.bytes, len(b))
-		}
+		fstest.Fuzz(t, mutants, which, changes, func(r io.ReaderAt, size int64) (volume.FileSystem, error) {
+			v, err := Open(r, size)
+			if err == nil {
+				checkVolume(t, v.(*fileSystem), size)
+			}
+			return v, err
+		})
 	})
 }
 
