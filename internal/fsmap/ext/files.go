@@ -10,6 +10,8 @@ import (
 const (
 	modeMask    = 0xf000
 	modeRegular = 0x8000
+	modeFolder  = 0x4000
+	modeLink    = 0xa000
 	flagExtents = 0x80000
 	flagInline  = 0x10000000
 	mapBytes    = 60 // of block numbers, or of an extent tree's root
@@ -20,59 +22,109 @@ const (
 	direct      = 12      // blocks that an inode names itself
 )
 
-// Files implements volume.FileSystem.
+// Files implements volume.FileSystem. It looks at all inodes in use, also at those
+// that are no files, and sees that none has a block that is free.
 func (fs *fileSystem) Files(ctx context.Context, yield func(*volume.File) error) error {
 	// No block belongs to two files, so all of them together have no more than
 	// there are; nor have their trees. What claims more would take for ever.
-	budget := 2 * fs.blocks
-	table := make([]byte, 1<<18)
+	s := &scanner{fs: fs, used: usedMap{fs: fs}, budget: 2 * fs.blocks, yield: yield}
 	for n := range fs.groups {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		g, err := fs.group(n)
-		if err != nil {
+		if err := s.group(n); err != nil {
 			return err
-		}
-		if g.flags&groupNoInodes != 0 {
-			continue
-		}
-		used := fs.inodesPerGroup - g.unusedInodes
-		each := int64(len(table)) / fs.inodeSize
-		for first := int64(0); first < used; first += each {
-			p := table[:min(each, used-first)*fs.inodeSize]
-			if _, err := fs.r.ReadAt(p, g.table*fs.block+first*fs.inodeSize); err != nil {
-				return err
-			}
-			for i := int64(0); i*fs.inodeSize < int64(len(p)); i++ {
-				number := n*fs.inodesPerGroup + first + i + 1
-				f, err := fs.file(number, p[i*fs.inodeSize:(i+1)*fs.inodeSize], &budget)
-				if err != nil {
-					return err
-				}
-				if f != nil {
-					if err := yield(f); err != nil {
-						return err
-					}
-				}
-			}
 		}
 	}
 	return nil
 }
 
-// file returns what an inode says of a file, or nil if it is none that has blocks.
-func (fs *fileSystem) file(number int64, inode []byte, budget *int64) (*volume.File, error) {
-	flags, links := le.Uint32(inode[0x20:]), le.Uint16(inode[0x1a:])
-	if le.Uint16(inode)&modeMask != modeRegular || links == 0 || le.Uint32(inode[0x14:]) != 0 ||
-		flags&flagInline != 0 || number < fs.firstInode || fs.special[number] {
+// scanner reads inodes.
+type scanner struct {
+	fs     *fileSystem
+	used   usedMap
+	budget int64 // blocks that files may still have
+	yield  func(*volume.File) error
+
+	bitmap []byte // of inodes
+	table  []byte // a piece of it
+}
+
+// group reads a group's inodes.
+func (s *scanner) group(n int64) error {
+	fs := s.fs
+	g, err := fs.group(n)
+	if err != nil || g.flags&groupNoInodes != 0 {
+		return err
+	}
+	if s.table == nil {
+		s.bitmap, s.table = make([]byte, fs.block), make([]byte, 1<<18)
+	}
+	if err := fs.inodeBitmap(g, s.bitmap); err != nil {
+		return err
+	}
+	isUsed := func(i int64) bool { return s.bitmap[i/8]>>(i%8)&1 != 0 }
+	used := fs.inodesPerGroup - g.unusedInodes
+	each := int64(len(s.table)) / fs.inodeSize
+	for first := int64(0); first < used; first += each {
+		p := s.table[:min(each, used-first)*fs.inodeSize]
+		if _, err := fs.r.ReadAt(p, g.table*fs.block+first*fs.inodeSize); err != nil {
+			return err
+		}
+		for i := first; len(p) > 0; i, p = i+1, p[fs.inodeSize:] {
+			if !isUsed(i) {
+				continue
+			}
+			f, err := s.file(n*fs.inodesPerGroup+i+1, p[:fs.inodeSize])
+			if err != nil {
+				return err
+			}
+			if f != nil {
+				if err := s.yield(f); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	for i := used; i < fs.inodesPerGroup; i++ {
+		if isUsed(i) {
+			return damaged("group %d uses inodes that were never used", n)
+		}
+	}
+	return nil
+}
+
+// file returns what an inode in use says of a file, or nil if it is none that has
+// blocks.
+func (s *scanner) file(number int64, inode []byte) (*volume.File, error) {
+	fs := s.fs
+	flags, links, mode := le.Uint32(inode[0x20:]), le.Uint16(inode[0x1a:]), le.Uint16(inode)&modeMask
+	size := int64(le.Uint32(inode[4:]))
+	if mode == modeRegular || fs.incompat&incompatLargeDir != 0 {
+		size |= int64(le.Uint32(inode[0x6c:])) << 32
+	}
+	if attributes := int64(le.Uint32(inode[0x68:])) | int64(le.Uint16(inode[0x76:]))<<32; attributes != 0 {
+		if !fs.isBlock(attributes, 1) {
+			return nil, damaged("inode %d: attributes at %d", number, attributes)
+		}
+		if err := s.used.check(attributes, 1); err != nil {
+			return nil, err
+		}
+	}
+	switch {
+	case flags&flagInline != 0:
+		return nil, nil
+	case mode == modeRegular, mode == modeFolder:
+	case mode == modeLink && (flags&flagExtents != 0 || size >= mapBytes): // a short one is where the map would be
+	case mode == 0 && number < fs.firstInode: // one for the file system itself
+	default:
 		return nil, nil
 	}
-	size := int64(le.Uint32(inode[4:])) | int64(le.Uint32(inode[0x6c:]))<<32
 	if size < 0 {
-		return nil, damaged("inode %d has %d bytes", number, size)
+		return nil, damaged("inode %d has %d bytes", number, uint64(size))
 	}
-	m := &mapper{fs: fs, inode: number, size: size, budget: budget, f: &volume.File{ID: uint64(number), Size: size}}
+	m := &mapper{scanner: s, inode: number, size: size, f: &volume.File{ID: uint64(number), Size: size},
+		keep: mode == modeRegular && links > 0 && number >= fs.firstInode && !fs.special[number]}
 	var err error
 	if root := inode[0x28 : 0x28+mapBytes]; flags&flagExtents != 0 {
 		err = m.extents(root, -1)
@@ -87,29 +139,41 @@ func (fs *fileSystem) file(number int64, inode []byte, budget *int64) (*volume.F
 
 // mapper collects a file's extents.
 type mapper struct {
-	fs     *fileSystem
-	inode  int64
-	size   int64
-	next   int64 // the first logical block that was not said anything of
-	budget *int64
-	f      *volume.File
+	*scanner
+	inode int64
+	size  int64
+	next  int64 // the first logical block that was not said anything of
+	keep  bool  // they are a file's
+	f     *volume.File
 }
 
-// spend takes n blocks from what all files may have.
-func (m *mapper) spend(n int64) error {
-	if *m.budget -= n; *m.budget < 0 {
+// claim takes n blocks from what all files may have.
+func (m *mapper) claim(block, n int64) error {
+	if !m.fs.isBlock(block, n) {
+		return damaged("inode %d: %d blocks at %d", m.inode, n, block)
+	}
+	if m.budget -= n; m.budget < 0 {
 		return damaged("files have more blocks than there are")
 	}
-	return nil
+	return m.used.check(block, n)
+}
+
+// node claims and reads a block of the map itself.
+func (m *mapper) node(block int64) ([]byte, error) {
+	if err := m.claim(block, 1); err != nil {
+		return nil, err
+	}
+	p := make([]byte, m.fs.block)
+	return p, m.fs.readBlock(p, block)
 }
 
 // add says where n blocks of the file lie.
-func (m *mapper) add(logical, block, n int64) error {
-	if logical < m.next || !m.fs.isBlock(block, n) {
+func (m *mapper) add(logical, block, n int64, written bool) error {
+	if logical < m.next {
 		return damaged("inode %d: %d blocks at %d, for block %d of the file", m.inode, n, block, logical)
 	}
 	m.next = logical + n
-	if err := m.spend(n); err != nil {
+	if err := m.claim(block, n); err != nil || !written || !m.keep {
 		return err
 	}
 	e := volume.Extent{Offset: block * m.fs.block, Length: n * m.fs.block}
@@ -142,11 +206,8 @@ func (m *mapper) extents(node []byte, depth int) error {
 			if logical < m.next {
 				return damaged("inode %d: its extents are out of order", m.inode)
 			}
-			if err := m.spend(1); err != nil {
-				return err
-			}
-			p := make([]byte, m.fs.block)
-			if err := m.fs.readBlock(p, int64(le.Uint32(e[4:]))|int64(le.Uint16(e[8:]))<<32); err != nil {
+			p, err := m.node(int64(le.Uint32(e[4:])) | int64(le.Uint16(e[8:]))<<32)
+			if err != nil {
 				return err
 			}
 			if err := m.extents(p, got-1); err != nil {
@@ -155,15 +216,11 @@ func (m *mapper) extents(node []byte, depth int) error {
 			continue
 		}
 		length, block := int64(le.Uint16(e[4:])), int64(le.Uint32(e[8:]))|int64(le.Uint16(e[6:]))<<32
-		if length > unwritten {
+		written := length <= unwritten
+		if !written {
 			length -= unwritten
-			if logical < m.next || !m.fs.isBlock(block, length) {
-				return damaged("inode %d: %d unwritten blocks at %d", m.inode, length, block)
-			}
-			m.next = logical + length
-			continue
 		}
-		if err := m.add(logical, block, length); err != nil {
+		if err := m.add(logical, block, length, written); err != nil {
 			return err
 		}
 	}
@@ -199,13 +256,10 @@ func (m *mapper) pointer(b int64, level int, logical *int64, end int64) error {
 	}
 	if level == 0 {
 		*logical++
-		return m.add(*logical-1, b, 1)
+		return m.add(*logical-1, b, 1, true)
 	}
-	if err := m.spend(1); err != nil {
-		return err
-	}
-	p := make([]byte, m.fs.block)
-	if err := m.fs.readBlock(p, b); err != nil {
+	p, err := m.node(b)
+	if err != nil {
 		return err
 	}
 	for i := int64(0); i < perBlock && *logical < end; i++ {
