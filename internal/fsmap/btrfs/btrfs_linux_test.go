@@ -3,6 +3,7 @@ package btrfs
 import (
 	"bytes"
 	"errors"
+	"hash/crc32"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -221,5 +222,55 @@ func change(t *testing.T, image string, at int64) {
 	defer f.Close()
 	if _, err := f.WriteAt([]byte{0xa5}, at); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestContradictions moves what the tree of extents says is in use, so that
+// something that is in use is free.
+func TestContradictions(t *testing.T) {
+	for name, kind := range map[string]byte{"tree": metadataItem, "data": extentItem, "none": 0} {
+		t.Run(name, func(t *testing.T) {
+			image := makeImage(t, "-n", "4096", "--mixed")
+			fstest.Mounted(t, image, func(dir string) { fstest.Fill(t, dir, 100) })
+			b, err := os.ReadFile(image)
+			if err != nil {
+				t.Fatal(err)
+			}
+			v, err := Open(bytes.NewReader(b), size)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fs := v.(*fileSystem)
+			moved := false
+			// All leaves of trees of extents, of which one is in force.
+			for at := int64(superOffset + superSize); at+fs.node <= size; at += fs.node {
+				p := b[at : at+fs.node]
+				n := int64(le.Uint32(p[96:]))
+				if !bytes.Equal(p[32:48], fs.uuid) || p[100] != 0 || le.Uint64(p[88:]) != 2 || n > fs.node/itemSize {
+					continue
+				}
+				for i := int64(1); i+1 < n; i++ {
+					e := p[headerSize+i*itemSize:]
+					k, next := readKey(e), readKey(e[itemSize:])
+					if k.kind == kind && next.object >= k.object+2*uint64(fs.node) && !fs.isAllocated(k.object+uint64(fs.node), 1) && (kind == metadataItem || k.offset == uint64(fs.node)) {
+						le.PutUint64(e, k.object+uint64(fs.node))
+						moved = true
+					}
+				}
+				le.PutUint32(p, crc32.Checksum(p[32:], castagnoli))
+			}
+			if moved != (kind != 0) {
+				t.Fatal("nothing can be moved")
+			}
+			v, err = Open(bytes.NewReader(b), size)
+			if err == nil {
+				err = v.Files(t.Context(), func(*volume.File) error { return nil })
+			}
+			if moved && !errors.Is(err, volume.ErrDamaged) || !moved && err != nil {
+				t.Errorf("error %v", err)
+			} else if moved && !strings.Contains(err.Error(), "not in use") {
+				t.Errorf("error %v", err)
+			}
+		})
 	}
 }
