@@ -3,6 +3,7 @@ package xfs
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"os"
@@ -12,27 +13,26 @@ import (
 	"testing"
 
 	"prestage/internal/fsmap/fstest"
+	"prestage/internal/fsmap/volume"
 	"prestage/internal/testenv"
 )
 
-// sums is where checksums are, by what a structure begins with.
-var sums = map[string]int64{
-	"XFSB": superSum, "XAGF": freeHeaderSum, "XAGI": inodeHeaderSum, "XAFL": listSum,
-	"AB3B": treeSum, "AB3C": treeSum, "IAB3": treeSum, "FIB3": treeSum, "RMB3": treeSum, "R3FC": treeSum, "BMA3": mapSum,
-}
-
 // sum puts the checksum right of what is at a place of a volume of version 5.
 func (fs *fileSystem) sum(m *fstest.Mutant, at int64) {
-	for _, size := range []int64{fs.inode, fs.sector, fs.block} {
-		from := at &^ (size - 1)
-		where, ok := sums[string(m.Bytes(from, 4))]
-		if size == fs.inode && !ok {
-			where, ok = inodeSum, string(m.Bytes(from, 2)) == "IN"
-		}
-		if ok {
-			p := m.Bytes(from, size)
-			clear(p[where : where+4])
-			binary.LittleEndian.PutUint32(p[where:], crc32.Checksum(p, castagnoli))
+	for _, s := range []struct {
+		size  int64
+		magic string
+		sum   int64
+	}{
+		{fs.sector, "XFSB", superSum}, {fs.sector, "XAGF", freeHeaderSum}, {fs.sector, "XAGI", inodeHeaderSum}, {fs.sector, "XAFL", listSum},
+		{fs.inode, "IN", inodeSum}, {fs.block, "BMA3", mapSum}, {fs.block, "AB3B", treeSum}, {fs.block, "AB3C", treeSum},
+		{fs.block, "IAB3", treeSum}, {fs.block, "FIB3", treeSum}, {fs.block, "RMB3", treeSum}, {fs.block, "R3FC", treeSum},
+	} {
+		from := at &^ (s.size - 1)
+		if string(m.Bytes(from, int64(len(s.magic)))) == s.magic {
+			p := m.Bytes(from, s.size)
+			clear(p[s.sum : s.sum+4])
+			binary.LittleEndian.PutUint32(p[s.sum:], crc32.Checksum(p, castagnoli))
 		}
 	}
 }
@@ -125,4 +125,51 @@ func FuzzOpen(f *testing.F) {
 	}
 	fstest.AddSeeds(f, len(mutants))
 	f.Fuzz(func(t *testing.T, which uint8, changes []byte) { fstest.Fuzz(t, mutants, which, changes, Open) })
+}
+
+// TestContradictions has each of a group's trees in a block that is free.
+func TestContradictions(t *testing.T) {
+	image := makeImage(t, "-m", "rmapbt=1,reflink=1,finobt=1")
+	b, err := os.ReadFile(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := func() (*fileSystem, error) {
+		v, err := Open(bytes.NewReader(b), int64(len(b)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v.(*fileSystem), v.Free(t.Context(), func(volume.Extent) error { return nil })
+	}
+	fs, err := open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	free := int64(0) // a block of the first group
+	if err := fs.Free(t.Context(), func(e volume.Extent) error {
+		if end := e.End() / fs.block; end <= fs.perGroup {
+			free = end - 1
+		}
+		return nil
+	}); err != nil || free == 0 {
+		t.Fatalf("no free block, %v", err)
+	}
+	for name, at := range map[string]int64{
+		"free space": freeHeader<<16 | 16, "sizes": freeHeader<<16 | 20, "owners": freeHeader<<16 | 24, "references": freeHeader<<16 | 88,
+		"inodes": inodeHeader<<16 | 20, "free inodes": inodeHeader<<16 | 328,
+	} {
+		m := fstest.NewMutant(b, nil, be, nil)
+		header := at >> 16 * fs.sector
+		root := m.Bytes(header+at&0xffff, 4)
+		p := m.Bytes(free*fs.block, fs.block)
+		copy(p, b[int64(be.Uint32(root))*fs.block:][:fs.block])
+		be.PutUint64(p[16:], uint64(free*fs.block/512))
+		be.PutUint32(root, uint32(free))
+		fs.sum(m, free*fs.block)
+		fs.sum(m, header)
+		if _, err := open(); !errors.Is(err, volume.ErrDamaged) || !strings.Contains(err.Error(), "free and in use") {
+			t.Errorf("%s: error %v", name, err)
+		}
+		m.Restore()
+	}
 }
