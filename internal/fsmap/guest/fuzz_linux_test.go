@@ -144,7 +144,7 @@ func FuzzOpen(f *testing.F) {
 }
 
 // looked is how much of a disk is looked at.
-const looked = 1 << 20
+const looked = 320 << 10
 
 func (c container) check(t *testing.T, g fsmap.Guest) {
 	size := c.files[0].Size
