@@ -50,7 +50,7 @@ func FuzzOpen(f *testing.F) {
 	testenv.NeedRoot(f)
 	tree := f.TempDir()
 	fill(f, tree, 8)
-	if err := os.WriteFile(filepath.Join(tree, "hiberfil.sys"), make([]byte, 9000), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(tree, "hiberfil.sys"), testenv.Random(9, 9000), 0o644); err != nil {
 		f.Fatal(err)
 	}
 	var mutants []*fstest.Mutant

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"runtime/metrics"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"prestage/internal/fsmap/volume"
 )
@@ -110,6 +112,14 @@ func check(t *testing.T, v volume.FileSystem, size int64) {
 		}
 		return nil
 	})
+	if n, ok := v.(volume.Namer); ok && err == nil {
+		n.Names(t.Context(), func(id uint64, path string) error {
+			if path == "" || !utf8.ValidString(path) || strings.ContainsRune(path, 0) {
+				t.Fatalf("file %d is called %q", id, path)
+			}
+			return nil
+		})
+	}
 	if err == nil && freeErr == nil && contradiction != "" {
 		t.Fatal(contradiction)
 	}

@@ -13,11 +13,10 @@ import (
 	"prestage/internal/testenv"
 )
 
-// tiny returns real volumes of less than 2 MiB, with the places in them that
-// are worth a change: the boot sector, records and attribute lists.
+// tiny returns real volumes of 3 MiB.
 func tiny(f *testing.F) (images [][]byte) {
 	for _, args := range [][]string{{"-c", "512"}, {"-c", "4096", "-s", "4096"}} {
-		s := mkntfs(f, 2<<20, append(args, "-z", "1")...)
+		s := mkntfs(f, 3<<20, append(args, "-z", "1")...)
 		s.mounted(f, "", func(dir string) {
 			c := newContents()
 			compressedDir(f, filepath.Join(dir, "packed"))
@@ -27,12 +26,35 @@ func tiny(f *testing.F) (images [][]byte) {
 			c.write(f, dir, "a/middle:stream", testenv.Random(4, 5_000))
 			c.write(f, dir, "pagefile.sys", testenv.Random(5, 9_000))
 			c.write(f, dir, "hiberfil.sys", make([]byte, 9_000))
+			// So many pieces that they are in several records.
+			pieces, err := os.Create(filepath.Join(dir, "pieces"))
+			if err != nil {
+				f.Fatal(err)
+			}
+			for i := range int64(150) {
+				if _, err := pieces.WriteAt(testenv.Random(byte(i), 512), i<<16); err != nil {
+					f.Fatal(err)
+				}
+			}
+			if err := pieces.Close(); err != nil {
+				f.Fatal(err)
+			}
 			// So many names that they need an attribute list.
 			for i := range 12 {
 				if err := os.Link(filepath.Join(dir, "a/middle"), filepath.Join(dir, fmt.Sprintf("a/another name of it %d", i))); err != nil {
 					f.Fatal(err)
 				}
 			}
+		})
+		// A log as Windows leaves it.
+		v, _ := s.open(f)
+		in, err := v.inode(recordLogFile)
+		if err != nil {
+			f.Fatal(err)
+		}
+		s.patch(f, in.find(typeData, "").runs[0].cluster*v.geometry.cluster, 8192, func(p []byte) {
+			copy(p, restartPage(1, 7, noClient, logClean))
+			copy(p[4096:], restartPage(1, 6, 0, 0))
 		})
 		b, err := os.ReadFile(s.image)
 		if err != nil {

@@ -71,11 +71,11 @@ func fill(t testing.TB, dir string, reflink bool) {
 	must(os.Symlink(strings.Repeat("long/", 150), path("link")))
 	f, err := os.Create(path("pieces"))
 	must(err)
-	for i := range int64(300) {
+	for i := range int64(1500) { // a tree of several levels
 		_, err := f.WriteAt(testenv.Random(byte(i), 1000), i*8192)
 		must(err)
 	}
-	must(syscall.Fallocate(int(f.Fd()), 0, 3<<20, 1<<20))
+	must(syscall.Fallocate(int(f.Fd()), 0, 13<<20, 1<<20))
 	must(f.Close())
 	if reflink {
 		fstest.Run(t, "cp", "--reflink=always", path("file"), path("copy"))
