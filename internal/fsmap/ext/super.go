@@ -55,6 +55,7 @@ const (
 	journalInode      = 8
 	firstInodeInOld   = 11
 	smallestDescBytes = 32
+	mostGroups        = 1 << 22 // 512 TiB in groups of the usual size
 )
 
 // fileSystem is a volume that was unmounted.
@@ -197,6 +198,9 @@ func (fs *fileSystem) geometry(sb []byte, size int64) error {
 		return damaged("group descriptors of %d bytes", fs.descSize)
 	}
 	fs.groups = (fs.blocks - fs.firstBlock + fs.perGroup - 1) / fs.perGroup
+	if fs.groups > mostGroups {
+		return refused("%s in %d groups", fs.name, fs.groups)
+	}
 	if fs.groups*fs.inodesPerGroup != fs.inodes {
 		return damaged("%d inodes in %d groups of %d", fs.inodes, fs.groups, fs.inodesPerGroup)
 	}

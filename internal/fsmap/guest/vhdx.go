@@ -18,6 +18,7 @@ const (
 	vhdxRegionsSize            = 64 << 10
 	vhdxMetadataSize           = 64 << 10 // of the table
 	vhdxUnit                   = 1 << 20
+	vhdxMostSize               = 64 << 40
 
 	vhdxRequired  = 1 // a region that must be understood
 	vhdxItem      = 4 // likewise, an item of metadata
@@ -222,7 +223,7 @@ func (v *vhdx) metadata(r region) (size int64, err error) {
 	switch {
 	case flags&vhdxHasParent != 0:
 		return 0, refused("a differencing VHDX depends on another disk: merge it first")
-	case v.block < vhdxUnit || v.block > 256<<20 || bits.OnesCount64(uint64(v.block)) != 1 || sector != 512 && sector != 4096 || total > mostSize:
+	case v.block < vhdxUnit || v.block > 256<<20 || bits.OnesCount64(uint64(v.block)) != 1 || sector != 512 && sector != 4096 || total > vhdxMostSize:
 		return 0, damaged("a VHDX of %d bytes in blocks of %d, sectors of %d", total, v.block, sector)
 	}
 	v.ratio = (1 << 23) * sector / v.block
