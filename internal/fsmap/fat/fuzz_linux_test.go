@@ -3,7 +3,6 @@ package fat
 import (
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"prestage/internal/fsmap/fstest"
@@ -46,8 +45,7 @@ func (fs *fileSystem) sum(m *fstest.Mutant, at int64) {
 
 // FuzzOpen changes real volumes, and puts their checksums right.
 func FuzzOpen(f *testing.F) {
-	testenv.Need(f, "mkfs.fat", "mkfs.exfat", "mcopy", "mount.exfat-fuse", "losetup", "umount")
-	testenv.NeedRoot(f)
+	testenv.Need(f, "mkfs.fat", "mkfs.exfat", "mcopy")
 	tree := f.TempDir()
 	fill(f, tree, 8)
 	if err := os.WriteFile(filepath.Join(tree, "hiberfil.sys"), testenv.Random(9, 9000), 0o644); err != nil {
@@ -73,16 +71,11 @@ func FuzzOpen(f *testing.F) {
 			fstest.Run(f, "mdeltree", "-i", image, "::folder 0") // what comes next lies in pieces
 			fstest.Run(f, "mcopy", "-s", "-i", image, filepath.Join(tree, "folder 2"), filepath.Join(tree, "folder 3"), "::")
 		} else {
-			func() {
-				mnt := f.TempDir()
-				device := strings.TrimSpace(fstest.Run(f, "losetup", "--find", "--show", image))
-				defer fstest.Run(f, "losetup", "--detach", device)
-				fstest.Run(f, "mount.exfat-fuse", device, mnt)
-				defer fstest.Run(f, "umount", mnt)
+			mountedExFAT(f, image, func(mnt string) {
 				fstest.Run(f, "cp", "-r", tree+"/.", mnt)
 				fstest.Run(f, "rm", "-r", filepath.Join(mnt, "folder 0"))
 				fstest.Run(f, "cp", filepath.Join(tree, "LARGE.BIN"), filepath.Join(mnt, "another"))
-			}()
+			})
 		}
 		b, err := os.ReadFile(image)
 		if err != nil {
