@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"unicode"
 
 	"prestage/internal/fsmap/btrfs"
 	"prestage/internal/fsmap/ext"
@@ -85,42 +86,55 @@ func (r *reader) disk() {
 	}
 }
 
+// note notes what is opaque. What, and what the error says, may come from the disk
+// itself, and is shown on terminals.
 func (r *reader) note(what string, err error) {
-	r.m.Notes = append(r.m.Notes, fmt.Sprintf("%s: %s: %v", r.guest.Name(), what, err))
+	printable := func(c rune) rune {
+		if !unicode.IsPrint(c) {
+			return '?'
+		}
+		return c
+	}
+	r.m.Notes = append(r.m.Notes, fmt.Sprintf("%s: %s", r.guest.Name(), strings.Map(printable, fmt.Sprintf("%s: %v", what, err))))
 }
 
 // span is a part of a disk as somebody sees it: a partition, or a logical
 // volume, which may consist of several parts.
 type span struct {
 	io.ReaderAt
-	size int64
+	size   int64
+	nested bool // it is a logical volume
 	// locate calls yield with the parts of the disk that a range lies in.
 	locate func(offset, length int64, yield func(offset, length int64) error) error
 }
 
 // slice is a part of the disk in one piece.
 func (r *reader) slice(offset, size int64) span {
-	return span{io.NewSectionReader(r.guest, offset, size), size, func(off, length int64, yield func(int64, int64) error) error {
+	return span{io.NewSectionReader(r.guest, offset, size), size, false, func(off, length int64, yield func(int64, int64) error) error {
 		return yield(offset+off, length)
 	}}
 }
 
 // pieces is what consists of parts of s.
 func (s span) pieces(parts []volume.Extent, size int64) span {
+	ends := make([]int64, len(parts)) // in what consists of them
+	total := int64(0)
+	for i, p := range parts {
+		total += p.Length
+		ends[i] = total
+	}
 	locate := func(off, length int64, yield func(int64, int64) error) error {
-		for _, p := range parts {
-			if off < p.Length && length > 0 {
-				n := min(length, p.Length-off)
-				if err := yield(p.Offset+off, n); err != nil {
-					return err
-				}
-				off, length = off+n, length-n
+		i, _ := slices.BinarySearch(ends, off+1)
+		for ; length > 0 && i < len(parts); i++ {
+			n := min(length, ends[i]-off)
+			if err := yield(parts[i].End()-(ends[i]-off), n); err != nil {
+				return err
 			}
-			off -= min(off, p.Length)
+			off, length = off+n, length-n
 		}
 		return nil
 	}
-	return span{pieced{s, locate}, size, func(off, length int64, yield func(int64, int64) error) error {
+	return span{pieced{s, locate}, size, true, func(off, length int64, yield func(int64, int64) error) error {
 		return locate(off, length, func(off, length int64) error { return s.locate(off, length, yield) })
 	}}
 }
@@ -206,6 +220,9 @@ func (r *reader) logical(s span) (bool, error) {
 	volumes, err := lvm.Read(s, s.size)
 	if errors.Is(err, volume.ErrUnknown) {
 		return false, nil
+	}
+	if err == nil && s.nested { // hostile ones could go on for ever
+		err = fmt.Errorf("%w: LVM in LVM", volume.ErrRefused)
 	}
 	if err != nil {
 		return false, err

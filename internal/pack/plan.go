@@ -89,6 +89,7 @@ func plan(files []*disk.File, m *fsmap.Map, discard Discard) []stream {
 	}
 	unused := make([][]ckm.Extent, len(files))
 	away := make([][]ckm.Extent, len(files))
+	claimed := make([][]ckm.Extent, len(files)) // also by files that are no streams
 	add := func(to [][]ckm.Extent, list []fsmap.Extent) {
 		for _, e := range list {
 			if isInside(files, e) {
@@ -100,15 +101,22 @@ func plan(files []*disk.File, m *fsmap.Map, discard Discard) []stream {
 	for _, f := range m.Files {
 		if discard.Files[f.Kind] {
 			add(away, f.Extents)
+		} else {
+			add(claimed, f.Extents)
 		}
 	}
 	for i, f := range files {
 		byOffset(taken[i])
 		byOffset(unused[i])
 		byOffset(away[i])
+		byOffset(claimed[i])
 		// What a file claims is kept, whatever else is said of it.
-		rest := gaps(gapsOf(taken[i], uint64(f.Size)), away[i])
-		used := gaps(rest, unused[i])
+		unclaimed := func(list []ckm.Extent) []ckm.Extent {
+			joined := gapsOf(gapsOf(list, uint64(f.Size)), uint64(f.Size))
+			return gaps(joined, claimed[i])
+		}
+		rest := gaps(gapsOf(taken[i], uint64(f.Size)), unclaimed(away[i]))
+		used := gaps(rest, unclaimed(unused[i]))
 		streams = appendRest(streams, uint32(i), uint64(f.Size), used, inUse)
 		if !discard.Free {
 			streams = appendRest(streams, uint32(i), uint64(f.Size), gaps(rest, used), free)
@@ -194,8 +202,8 @@ func gapsOf(extents []ckm.Extent, size uint64) []ckm.Extent {
 	return gaps([]ckm.Extent{{Offset: 0, Length: size}}, extents)
 }
 
-// gaps returns what of the parts lies in none of the extents; both ascend, and
-// extents may overlap.
+// gaps returns what of the parts, which do not overlap, lies in none of the
+// extents, which may; both ascend.
 func gaps(parts, extents []ckm.Extent) (out []ckm.Extent) {
 	for _, p := range parts {
 		at, end := p.Offset, p.Offset+p.Length

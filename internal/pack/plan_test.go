@@ -191,21 +191,26 @@ func checkPlan(t *testing.T, files []*disk.File, m *fsmap.Map, d Discard, stream
 		}
 	}
 	away := make([]bool, files[0].Size)
-	discard := func(list []fsmap.Extent) {
+	set := func(list []fsmap.Extent, to bool) {
 		for _, e := range list {
 			if isInside(files, e) {
 				for i := e.Offset; i < e.End(); i++ {
-					away[i] = true
+					away[i] = to
 				}
 			}
 		}
 	}
 	if d.Free {
-		discard(m.Free)
+		set(m.Free, true)
 	}
 	for _, f := range m.Files {
 		if d.Files[f.Kind] {
-			discard(f.Extents)
+			set(f.Extents, true)
+		}
+	}
+	for _, f := range m.Files {
+		if !d.Files[f.Kind] { // whatever is said of it elsewhere
+			set(f.Extents, false)
 		}
 	}
 	for i, n := range times {

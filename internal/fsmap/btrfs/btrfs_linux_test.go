@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -226,39 +225,52 @@ func change(t *testing.T, image string, at int64) {
 	}
 }
 
-// sum puts the checksum of a block right.
-func sum(p []byte) { le.PutUint32(p, crc32.Checksum(p[32:], castagnoli)) }
-
-// FuzzOpen changes bytes of a real volume and puts the checksums right again:
-// hostile ones have them right.
-func FuzzOpen(f *testing.F) {
-	testenv.Need(f, "mkfs.btrfs")
-	tree := f.TempDir()
-	for i, n := range []int{100, 5000, 60_000} {
-		if err := os.WriteFile(filepath.Join(tree, strconv.Itoa(i)), testenv.Random(1, n), 0o644); err != nil {
-			f.Fatal(err)
-		}
+// TestContradictions moves what the tree of extents says is in use, so that
+// something that is in use is free.
+func TestContradictions(t *testing.T) {
+	for name, kind := range map[string]byte{"tree": metadataItem, "data": extentItem, "none": 0} {
+		t.Run(name, func(t *testing.T) {
+			image := makeImage(t, "-n", "4096", "--mixed")
+			fstest.Mounted(t, image, func(dir string) { fstest.Fill(t, dir, 100) })
+			b, err := os.ReadFile(image)
+			if err != nil {
+				t.Fatal(err)
+			}
+			v, err := Open(bytes.NewReader(b), size)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fs := v.(*fileSystem)
+			moved := false
+			// All leaves of trees of extents, of which one is in force.
+			for at := int64(superOffset + superSize); at+fs.node <= size; at += fs.node {
+				p := b[at : at+fs.node]
+				n := int64(le.Uint32(p[96:]))
+				if !bytes.Equal(p[32:48], fs.uuid) || p[100] != 0 || le.Uint64(p[88:]) != 2 || n > fs.node/itemSize {
+					continue
+				}
+				for i := int64(1); i+1 < n; i++ {
+					e := p[headerSize+i*itemSize:]
+					k, next := readKey(e), readKey(e[itemSize:])
+					if k.kind == kind && next.object >= k.object+2*uint64(fs.node) && !fs.isAllocated(k.object+uint64(fs.node), 1) && (kind == metadataItem || k.offset == uint64(fs.node)) {
+						le.PutUint64(e, k.object+uint64(fs.node))
+						moved = true
+					}
+				}
+				le.PutUint32(p, crc32.Checksum(p[32:], castagnoli))
+			}
+			if moved != (kind != 0) {
+				t.Fatal("nothing can be moved")
+			}
+			v, err = Open(bytes.NewReader(b), size)
+			if err == nil {
+				err = v.Files(t.Context(), func(*volume.File) error { return nil })
+			}
+			if moved && !errors.Is(err, volume.ErrDamaged) || !moved && err != nil {
+				t.Errorf("error %v", err)
+			} else if moved && !strings.Contains(err.Error(), "not in use") {
+				t.Errorf("error %v", err)
+			}
+		})
 	}
-	b, err := os.ReadFile(fstest.Make(f, 16<<20, "mkfs.btrfs", "-q", "--mixed", "-m", "single", "-d", "single", "--rootdir", tree))
-	if err != nil {
-		f.Fatal(err)
-	}
-	// Blocks of trees, by their first bytes.
-	var blocks []int
-	for at := 0; at+4096 <= len(b); at += 4096 {
-		if at == superOffset || bytes.Equal(b[at+32:at+48], b[superOffset+32:superOffset+48]) {
-			blocks = append(blocks, at)
-		}
-	}
-	f.Add([]byte{})
-	f.Add([]byte{0, 100, 0, 1, 3, 96, 0, 2})
-	f.Fuzz(func(t *testing.T, changes []byte) {
-		c := bytes.Clone(b)
-		for ; len(changes) >= 4; changes = changes[4:] {
-			at := blocks[int(changes[0])%len(blocks)]
-			c[at+32+(int(changes[1])|int(changes[2])<<8)%(4096-32)] = changes[3]
-			sum(c[at : at+4096])
-		}
-		fstest.Check(t, c, Open)
-	})
 }

@@ -21,16 +21,20 @@ const (
 )
 
 // Files implements volume.FileSystem. A file of several subvolumes that share all
-// of it is one file.
+// of it is one file. All trees are read, to see that they are in use.
 func (fs *fileSystem) Files(ctx context.Context, yield func(*volume.File) error) error {
-	var trees []branch
+	type tree struct {
+		root  branch
+		files bool // its files are the machine's
+	}
+	trees := []tree{{fs.root, false}}
 	err := fs.walk(fs.root, nil, func(k key, p []byte) error {
-		if k.kind != rootItem || k.object != mainTree && (k.object < firstSubvolume || k.object > lastSubvolume) {
+		if k.kind != rootItem {
 			return nil
 		}
 		root, refs, err := readRoot(p)
-		if err == nil && refs > 0 {
-			trees = append(trees, root)
+		if err == nil && refs > 0 { // else it was being removed
+			trees = append(trees, tree{root, k.object == mainTree || k.object >= firstSubvolume && k.object <= lastSubvolume})
 		}
 		return err
 	})
@@ -38,9 +42,9 @@ func (fs *fileSystem) Files(ctx context.Context, yield func(*volume.File) error)
 		return err
 	}
 	seen := make(map[uint64]bool)
-	for i, root := range trees {
-		s := &scanner{fs: fs, tree: uint64(i), yield: yield}
-		if err := fs.walk(root, seen, func(k key, p []byte) error {
+	for i, t := range trees {
+		s := &scanner{fs: fs, tree: uint64(i), keep: t.files, yield: yield}
+		if err := fs.walk(t.root, seen, func(k key, p []byte) error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
@@ -59,6 +63,7 @@ func (fs *fileSystem) Files(ctx context.Context, yield func(*volume.File) error)
 type scanner struct {
 	fs      *fileSystem
 	tree    uint64
+	keep    bool // its files are the machine's
 	yield   func(*volume.File) error
 	object  uint64
 	size    int64 // of the file, -1 if it is not known
@@ -109,26 +114,20 @@ func (s *scanner) data(k key, p []byte) error {
 	if n == 0 || offset+n > stored || !s.fs.isAllocated(start, stored) {
 		return damaged("a file lies in %d bytes at %d, which are not in use", stored, start)
 	}
-	for at := start + offset; n > 0; {
-		e, err := s.fs.place(at, n)
-		if err != nil {
-			return err
-		}
-		at, n = at+uint64(e.Length), n-uint64(e.Length)
-		if l := len(s.extents); l > 0 && s.extents[l-1].End() == e.Offset {
-			s.extents[l-1].Length += e.Length
-		} else if l < mostFilesExtents {
-			s.extents = append(s.extents, e)
-		}
+	e, err := s.fs.place(start+offset, n) // in one chunk, as what is in use is
+	if l := len(s.extents); l > 0 && s.extents[l-1].End() == e.Offset {
+		s.extents[l-1].Length += e.Length
+	} else if l < mostFilesExtents {
+		s.extents = append(s.extents, e)
 	}
-	return nil
+	return err
 }
 
 // finish hands the file over that was read.
 func (s *scanner) finish() error {
 	list := s.extents
 	s.extents = nil
-	if len(list) == 0 || !s.regular {
+	if len(list) == 0 || !s.regular || !s.keep {
 		return nil
 	}
 	return s.yield(&volume.File{ID: s.tree<<48 ^ s.object, Size: max(s.size, 0), Extents: list})

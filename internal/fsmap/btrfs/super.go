@@ -67,6 +67,8 @@ type fileSystem struct {
 	root      branch // of the tree of trees
 	chunks    []chunk
 	allocated []extent // logical, in ascending order, joined
+	known     bool     // it was read
+	early     []uint64 // blocks of trees that were read before
 }
 
 // branch points to a block.
@@ -199,7 +201,17 @@ func (fs *fileSystem) readChunks(sb []byte) error {
 	}
 	// The tree has those of the superblock as well.
 	fs.chunks = more
-	return fs.sortChunks()
+	if err := fs.sortChunks(); err != nil {
+		return err
+	}
+	used := uint64(0)
+	for _, e := range fs.onDevice() {
+		used += uint64(e.Length)
+	}
+	if want := le.Uint64(sb[201+16:]); used != want {
+		return damaged("chunks of %d bytes, and %d by the superblock", used, want)
+	}
+	return nil
 }
 
 // addChunk reads a chunk and returns how many bytes describe it.

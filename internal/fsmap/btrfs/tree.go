@@ -58,6 +58,9 @@ func (w *walker) block(b branch, first key, check bool) error {
 	if w.budget--; w.budget < 0 {
 		return damaged("a tree has more blocks than there are")
 	}
+	if err := w.fs.inUse(b.at); err != nil {
+		return err
+	}
 	if w.buffers[b.level] == nil {
 		w.buffers[b.level] = make([]byte, w.fs.node)
 	}
@@ -92,6 +95,18 @@ func (w *walker) block(b branch, first key, check bool) error {
 		if err := w.yield(k, p[headerSize+at:headerSize+at+length]); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// inUse sees that a block of a tree is in use, at once or as soon as that is known.
+func (fs *fileSystem) inUse(at uint64) error {
+	if !fs.known {
+		fs.early = append(fs.early, at)
+		return nil
+	}
+	if !fs.isAllocated(at, uint64(fs.node)) {
+		return damaged("the block at %d is of a tree, and not in use", at)
 	}
 	return nil
 }
@@ -135,6 +150,9 @@ func (fs *fileSystem) readAllocated() error {
 		if k.object < end || n == 0 || n > 1<<62 || k.object > 1<<62 {
 			return damaged("%d bytes in use at %d", n, k.object)
 		}
+		if e, err := fs.place(k.object, n); err != nil || uint64(e.Length) < n {
+			return damaged("%d bytes in use at %d, which is not in one chunk", n, k.object)
+		}
 		end, total = k.object+n, total+n
 		if l := fs.allocated; len(l) > 0 && l[len(l)-1].start+l[len(l)-1].length == k.object && !fs.beginsChunk(k.object) {
 			l[len(l)-1].length += n
@@ -146,8 +164,18 @@ func (fs *fileSystem) readAllocated() error {
 		fs.allocated = append(fs.allocated, extent{k.object, n})
 		return nil
 	})
-	if err == nil && total != fs.used {
-		err = damaged("%d bytes are in use, and %d by the superblock", total, fs.used)
+	if err != nil {
+		return err
 	}
-	return err
+	if total != fs.used {
+		return damaged("%d bytes are in use, and %d by the superblock", total, fs.used)
+	}
+	fs.known = true
+	for _, at := range fs.early {
+		if err := fs.inUse(at); err != nil {
+			return err
+		}
+	}
+	fs.early = nil
+	return nil
 }

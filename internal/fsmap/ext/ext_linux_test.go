@@ -1,11 +1,15 @@
 package ext
 
 import (
+	"bytes"
+	"cmp"
 	"errors"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"prestage/internal/fsmap/fstest"
@@ -104,6 +108,61 @@ func TestRefused(t *testing.T) {
 			defer f.Close()
 			_, err = Open(f, 8<<20)
 			if err == nil || c.want != nil && !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("error %v", err)
+			}
+		})
+	}
+}
+
+// TestContradictions has blocks that are in use, and free in the bitmap.
+func TestContradictions(t *testing.T) {
+	const last = `(\d+) *\n$`
+	for name, c := range map[string]struct {
+		command, pattern string // of debugfs, to find the block that is freed
+	}{
+		"no change":    {},
+		"file":         {"blocks /folder/file", last},
+		"map of it":    {"stat /folder/file", `\(IND\):(\d+)`},
+		"folder":       {"blocks /folder", last},
+		"link":         {"blocks /link", last},
+		"attributes":   {"stat /attributes", `File ACL: (\d+)`},
+		"journal":      {"blocks <8>", last},
+		"resize inode": {"blocks <7>", last},
+		"descriptors":  {"stats", `()`}, // they are in block 1
+	} {
+		t.Run(name, func(t *testing.T) {
+			tree := t.TempDir()
+			if err := os.Mkdir(filepath.Join(tree, "folder"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range []string{"folder/file", "attributes"} {
+				if err := os.WriteFile(filepath.Join(tree, name), testenv.Random(1, 300_000), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := syscall.Setxattr(filepath.Join(tree, "attributes"), "user.a", testenv.Random(2, 2000), 0); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Symlink(strings.Repeat("long/", 50), filepath.Join(tree, "link")); err != nil {
+				t.Fatal(err)
+			}
+			image := makeImage(t, 8<<20, "-t", "ext3", "-b", "4096", "-d", tree)
+			if c.command != "" {
+				m := regexp.MustCompile(c.pattern).FindStringSubmatch(fstest.Run(t, "debugfs", "-R", c.command, image))
+				if m == nil {
+					t.Fatal("debugfs does not name the block")
+				}
+				fstest.Run(t, "debugfs", "-w", "-R", "freeb "+cmp.Or(m[1], "1"), image)
+			}
+			b, err := os.ReadFile(image)
+			if err != nil {
+				t.Fatal(err)
+			}
+			v, err := Open(bytes.NewReader(b), int64(len(b)))
+			if err == nil {
+				err = v.Files(t.Context(), func(*volume.File) error { return nil })
+			}
+			if c.command == "" && err != nil || c.command != "" && (!errors.Is(err, volume.ErrDamaged) || !strings.Contains(err.Error(), "free")) {
 				t.Errorf("error %v", err)
 			}
 		})

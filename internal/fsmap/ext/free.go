@@ -16,6 +16,9 @@ type blocks struct{ first, n int64 }
 func (fs *fileSystem) metadata() ([]blocks, error) {
 	table := (fs.inodesPerGroup*fs.inodeSize + fs.block - 1) / fs.block
 	var list []blocks
+	if fs.mmp != 0 {
+		list = append(list, blocks{fs.mmp, 1})
+	}
 	for n := range fs.groups {
 		g, err := fs.group(n)
 		if err != nil {
@@ -24,23 +27,27 @@ func (fs *fileSystem) metadata() ([]blocks, error) {
 		list = append(list, blocks{g.blockBitmap, 1}, blocks{g.inodeBitmap, 1}, blocks{g.table, table})
 	}
 	slices.SortFunc(list, func(a, b blocks) int { return cmp.Compare(a.first, b.first) })
+	for i := 1; i < len(list); i++ {
+		if a, b := list[i-1], list[i]; a.first+a.n > b.first {
+			return nil, damaged("tables of groups overlap at block %d", b.first)
+		}
+	}
 	return list, nil
 }
 
 // base returns how many blocks at a group's start hold the superblock's copy and
-// group descriptors.
-func (fs *fileSystem) base(n int64) int64 {
+// group descriptors, and how many behind them are set aside for more of these.
+func (fs *fileSystem) base(n int64) (count, aside int64) {
 	perBlock := fs.block / fs.descSize
 	all := (fs.groups + perBlock - 1) / perBlock
-	count := int64(0)
 	if fs.hasSuper(n) {
 		count = 1
 	}
 	if fs.incompat&incompatMetaBG == 0 {
 		if count > 0 {
-			count += all + fs.reservedDescs
+			return count + all, fs.reservedDescs
 		}
-		return count
+		return 0, 0
 	}
 	if count > 0 {
 		count += min(all, fs.metaGroup)
@@ -48,7 +55,7 @@ func (fs *fileSystem) base(n int64) int64 {
 	if n/perBlock >= fs.metaGroup && (n%perBlock <= 1 || n%perBlock == perBlock-1) {
 		count++
 	}
-	return count
+	return count, 0
 }
 
 // Free implements volume.FileSystem.
@@ -127,25 +134,42 @@ func (fs *fileSystem) Free(ctx context.Context, yield func(volume.Extent) error)
 // bitmap reads which blocks of a group are in use. A bitmap that was never
 // written has but what lies at the group's start.
 func (fs *fileSystem) bitmap(g *group, p []byte) error {
+	count, aside := fs.base(g.number)
 	if g.flags&groupNoBitmap != 0 {
 		clear(p)
-		for i := range min(fs.base(g.number), fs.perGroup) {
+		for i := range min(count+aside, fs.perGroup) {
 			p[i/8] |= 1 << (i % 8)
 		}
 		return nil
 	}
-	if err := fs.readBlock(p, g.blockBitmap); err != nil {
+	if err := fs.readBitmap(g, p, g.blockBitmap, fs.perGroup, g.bitmapSum); err != nil {
+		return err
+	}
+	if firstFree(p, 0, min(count, fs.perGroup)) >= 0 {
+		return damaged("group descriptors in group %d are free", g.number)
+	}
+	return nil
+}
+
+// inodeBitmap reads which inodes of a group are in use.
+func (fs *fileSystem) inodeBitmap(g *group, p []byte) error {
+	return fs.readBitmap(g, p, g.inodeBitmap, fs.inodesPerGroup, g.inodeSum)
+}
+
+// readBitmap reads a bitmap of n bits and compares its checksum, if there are any.
+func (fs *fileSystem) readBitmap(g *group, p []byte, block, n int64, sum uint32) error {
+	if err := fs.readBlock(p, block); err != nil {
 		return err
 	}
 	if fs.ro&roChecksums == 0 {
 		return nil
 	}
-	got := crc(fs.seed, p[:fs.perGroup/8])
+	got := crc(fs.seed, p[:n/8])
 	if fs.descSize < 64 || fs.incompat&incompat64Bit == 0 {
 		got &= 0xffff
 	}
-	if got != g.bitmapSum {
-		return damaged("the checksum of the block bitmap of group %d is wrong", g.number)
+	if got != sum {
+		return damaged("the checksum of a bitmap of group %d is wrong", g.number)
 	}
 	return nil
 }

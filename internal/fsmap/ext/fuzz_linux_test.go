@@ -1,8 +1,8 @@
 package ext
 
 import (
+	"encoding/binary"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -10,38 +10,82 @@ import (
 	"prestage/internal/testenv"
 )
 
-// FuzzOpen changes bytes of real volumes.
+// sum puts the checksums of groups and of the superblock right, as the volume
+// without changes has them.
+func (fs *fileSystem) sum(m *fstest.Mutant, at int64) {
+	seed := crc(^uint32(0), m.Bytes(superOffset+0x68, 16))
+	if fs.incompat&incompatChecksum != 0 {
+		seed = le.Uint32(m.Bytes(superOffset+0x270, 4))
+	}
+	sums := func(d []byte, low, high int, sum uint32) {
+		le.PutUint16(d[low:], uint16(sum))
+		if fs.descSize >= 64 {
+			le.PutUint16(d[high:], uint16(sum>>16))
+		}
+	}
+	for n := range fs.groups {
+		d := m.Bytes((fs.firstBlock+1)*fs.block+n*fs.descSize, fs.descSize)
+		for _, b := range []struct {
+			at, low, high int
+			n             int64
+		}{{0, 0x18, 0x38, fs.perGroup}, {4, 0x1a, 0x3a, fs.inodesPerGroup}} {
+			if block := int64(le.Uint32(d[b.at:])); block < fs.blocks {
+				sums(d, b.low, b.high, crc(seed, m.Bytes(block*fs.block, b.n/8)))
+			}
+		}
+		clear(d[0x1e:0x20])
+		le.PutUint16(d[0x1e:], uint16(crc(crc(seed, binary.LittleEndian.AppendUint32(nil, uint32(n))), d)))
+	}
+	sb := m.Bytes(superOffset, superSize)
+	le.PutUint32(sb[0x3fc:], crc(^uint32(0), sb[:0x3fc]))
+}
+
+// FuzzOpen changes real volumes.
 func FuzzOpen(f *testing.F) {
 	testenv.Need(f, "mkfs.ext4")
-	dir := f.TempDir()
-	tree := filepath.Join(dir, "tree")
-	if err := os.Mkdir(tree, 0o755); err != nil {
+	tree := filepath.Join(f.TempDir(), "tree")
+	if err := os.MkdirAll(filepath.Join(tree, "folder"), 0o755); err != nil {
 		f.Fatal(err)
 	}
-	for name, size := range map[string]int{"small": 100, "middle": 5000, "large": 60_000} {
+	for name, size := range map[string]int{"small": 100, "folder/middle": 5000, "large": 300_000} {
 		if err := os.WriteFile(filepath.Join(tree, name), testenv.Random(1, size), 0o644); err != nil {
 			f.Fatal(err)
 		}
 	}
-	var images [][]byte
-	for i, options := range [][]string{{"-O", "^metadata_csum,^uninit_bg"}, {"-t", "ext2"}, nil} {
-		image := filepath.Join(dir, string(rune('a'+i)))
-		if err := os.WriteFile(image, make([]byte, 512<<10), 0o644); err != nil {
+	if err := os.Symlink("a name that is so long that it does not fit into the inode itself", filepath.Join(tree, "link")); err != nil {
+		f.Fatal(err)
+	}
+	pieces, err := os.Create(filepath.Join(tree, "pieces"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	for i := range int64(350) { // so many that its extents need a tree of two levels
+		if _, err := pieces.WriteAt(testenv.Random(byte(i), 1000), i*8192); err != nil {
 			f.Fatal(err)
 		}
-		args := append(append([]string{"-q", "-F", "-b", "1024", "-N", "16", "-d", tree}, options...), image)
-		if out, err := exec.Command("mkfs.ext4", args...).CombinedOutput(); err != nil {
-			f.Fatalf("%v\n%s", err, out)
-		}
-		b, err := os.ReadFile(image)
+	}
+	if err := pieces.Close(); err != nil {
+		f.Fatal(err)
+	}
+	var mutants []*fstest.Mutant
+	for _, options := range [][]string{
+		{"-t", "ext2"},
+		{"-O", "^metadata_csum,uninit_bg"},
+		{"-t", "ext4", "-g", "1024"},
+		{"-t", "ext3", "-O", "meta_bg,^resize_inode", "-g", "256"},
+	} {
+		b, err := os.ReadFile(fstest.Make(f, 3<<20, append([]string{"mkfs.ext4", "-q", "-F", "-b", "1024", "-N", "32", "-J", "size=1", "-d", tree}, options...)...))
 		if err != nil {
 			f.Fatal(err)
 		}
-		images = append(images, b)
-		f.Add(uint8(i), []byte{})
-		f.Add(uint8(i), []byte{0x60, 0x04, 0, 0xff, 0x18, 0x04, 0, 7})
+		var sum func(*fstest.Mutant, int64)
+		if v, err := Open(fstest.Reader(b), int64(len(b))); err == nil && v.(*fileSystem).ro&roChecksums != 0 {
+			sum = v.(*fileSystem).sum
+		}
+		mutants = append(mutants, fstest.MutantOf(f, b, Open, le, sum))
 	}
+	fstest.AddSeeds(f, len(mutants))
 	f.Fuzz(func(t *testing.T, which uint8, changes []byte) {
-		fstest.Check(t, fstest.Change(images[int(which)%len(images)], changes), Open)
+		fstest.Fuzz(t, mutants, which, changes, Open)
 	})
 }

@@ -10,6 +10,7 @@ import (
 )
 
 const (
+	rootInode     = 2
 	flagEncrypted = 0x800
 	inlineParent  = 4   // bytes before the entries of a folder that lies in its inode
 	entryBytes    = 8   // of an entry, before its name
@@ -27,8 +28,9 @@ type folder struct {
 // Names implements volume.Namer. What lies in encrypted folders has none.
 func (fs *fileSystem) Names(ctx context.Context, yield func(id uint64, path string) error) error {
 	folders := make(map[int64]*folder)
-	err := fs.scan(ctx, modeFolder, func(number int64, inode []byte) error {
-		if le.Uint32(inode[0x20:])&flagEncrypted == 0 {
+	err := fs.scan(ctx, func(number int64, inode []byte) error {
+		isFolder := le.Uint16(inode)&modeMask == modeFolder && (number >= fs.firstInode || number == rootInode)
+		if isFolder && le.Uint32(inode[0x20:])&flagEncrypted == 0 {
 			folders[number] = &folder{inode: bytes.Clone(inode[:128])}
 		}
 		return nil
@@ -87,7 +89,7 @@ func pathOf(folders map[int64]*folder, number int64) (path string, ok bool) {
 // entries calls visit with the entries of folders, but for themselves and those
 // above them.
 func (fs *fileSystem) entries(ctx context.Context, folders map[int64]*folder, numbers []int64, visit func(in, number int64, name string) error) error {
-	budget := fs.newBudget()
+	s := fs.newScanner()
 	p := make([]byte, fs.block)
 	for _, n := range numbers {
 		if err := ctx.Err(); err != nil {
@@ -102,11 +104,11 @@ func (fs *fileSystem) entries(ctx context.Context, folders map[int64]*folder, nu
 			}
 			continue
 		}
-		f, err := fs.file(n, inode, &budget)
+		extents, err := s.folder(n, inode)
 		if err != nil {
 			return err
 		}
-		for _, e := range f.Extents {
+		for _, e := range extents {
 			for at := e.Offset; at < e.End(); at += fs.block {
 				p := p[:min(fs.block, e.End()-at)]
 				if _, err := fs.r.ReadAt(p, at); err != nil {
@@ -135,7 +137,7 @@ func parseEntries(in int64, p []byte, visit func(in, number int64, name string) 
 		if length < entryBytes+nameLen || length > len(p) {
 			return damaged("a folder, inode %d, has an entry of %d bytes", in, length)
 		}
-		name := string(p[entryBytes : entryBytes+nameLen])
+		name := strings.ToValidUTF8(string(p[entryBytes:entryBytes+nameLen]), "\uFFFD")
 		if number != 0 && name != "" && name != "." && name != ".." && !strings.ContainsAny(name, "/\x00") {
 			if err := visit(in, number, name); err != nil {
 				return err

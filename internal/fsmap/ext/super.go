@@ -42,10 +42,12 @@ const (
 	incompatEncrypt   = 0x10000
 	incompatCasefold  = 0x20000
 	incompatKnown     = incompatFileType | incompatMetaBG | incompatExtents | incompat64Bit | incompatMMP | incompatFlexBG | incompatEAInode | incompatChecksum | incompatLargeDir | incompatInline | incompatEncrypt | incompatCasefold
+	roSparse          = 0x1
 	roGroupChecksums  = 0x10
 	roBigAlloc        = 0x200
 	roChecksums       = 0x400
 	roOrphansPresent  = 0x10000
+	roKnown           = roSparse | 0x2 | 0x4 | 0x8 | roGroupChecksums | 0x20 | 0x40 | 0x100 | roBigAlloc | roChecksums | 0x1000 | 0x2000 | 0x4000 | 0x8000 | roOrphansPresent
 	stateClean        = 0x1
 	stateErrors       = 0x2
 	groupNoInodes     = 0x1 // the group's inode table was never used
@@ -53,6 +55,7 @@ const (
 	journalInode      = 8
 	firstInodeInOld   = 11
 	smallestDescBytes = 32
+	mostGroups        = 1 << 22 // 512 TiB in groups of the usual size
 )
 
 // fileSystem is a volume that was unmounted.
@@ -79,6 +82,7 @@ type fileSystem struct {
 	sparse2        [2]int64       // the groups that do, if these two are all
 	reservedDescs  int64          // blocks for more group descriptors, behind them
 	free           int64          // blocks, as the superblock says
+	mmp            int64          // block that says who has it mounted; 0 if there is none
 }
 
 func refused(format string, args ...any) error {
@@ -116,6 +120,10 @@ func Open(r io.ReaderAt, size int64) (volume.FileSystem, error) {
 	if unknown := fs.incompat &^ incompatKnown; unknown&^incompatRecover != 0 {
 		return nil, refused("%s has features that are not known here (%#x)", fs.name, unknown&^incompatRecover)
 	}
+	// Who does not know these must not write: blocks may be in use in ways of their own.
+	if unknown := fs.ro &^ roKnown; unknown != 0 {
+		return nil, refused("%s has features that are not known here (%#x, read-only)", fs.name, unknown)
+	}
 	if fs.ro&roChecksums != 0 {
 		if crc(^uint32(0), sb[:0x3fc]) != le.Uint32(sb[0x3fc:]) {
 			return nil, damaged("the superblock's checksum is wrong")
@@ -141,6 +149,9 @@ func Open(r io.ReaderAt, size int64) (volume.FileSystem, error) {
 		if n := int64(le.Uint32(sb[at:])); n > 0 {
 			fs.special[n] = true
 		}
+	}
+	if fs.incompat&incompatMMP != 0 {
+		fs.mmp = int64(le.Uint64(sb[0x168:]))
 	}
 	fs.seed = crc(^uint32(0), fs.uuid)
 	if fs.incompat&incompatChecksum != 0 {
@@ -168,7 +179,7 @@ func (fs *fileSystem) geometry(sb []byte, size int64) error {
 		fs.descSize = int64(le.Uint16(sb[0xfe:]))
 	}
 	fs.metaGroup = int64(le.Uint32(sb[0x104:]))
-	fs.sparse, fs.reservedDescs = fs.ro&1 != 0, int64(le.Uint16(sb[0xce:]))
+	fs.sparse, fs.reservedDescs = fs.ro&roSparse != 0, int64(le.Uint16(sb[0xce:]))
 	if le.Uint32(sb[0x5c:])&0x200 != 0 {
 		fs.sparse2 = [2]int64{int64(le.Uint32(sb[0x24c:])), int64(le.Uint32(sb[0x250:]))}
 	}
@@ -177,7 +188,7 @@ func (fs *fileSystem) geometry(sb []byte, size int64) error {
 		fs.free |= int64(le.Uint32(sb[0x158:])) << 32
 	}
 	switch {
-	case fs.blocks <= fs.firstBlock || fs.blocks > size/fs.block || fs.firstBlock > 1:
+	case fs.blocks <= fs.firstBlock || fs.blocks > size/fs.block || (fs.firstBlock == 1) != (fs.block == superOffset) || fs.firstBlock > 1:
 		return damaged("%d blocks of %d bytes in %d bytes", fs.blocks, fs.block, size)
 	case fs.perGroup < 8 || fs.perGroup > 8*fs.block || fs.inodesPerGroup < 1 || fs.inodesPerGroup > 8*fs.block:
 		return damaged("%d blocks and %d inodes in a group", fs.perGroup, fs.inodesPerGroup)
@@ -187,6 +198,9 @@ func (fs *fileSystem) geometry(sb []byte, size int64) error {
 		return damaged("group descriptors of %d bytes", fs.descSize)
 	}
 	fs.groups = (fs.blocks - fs.firstBlock + fs.perGroup - 1) / fs.perGroup
+	if fs.groups > mostGroups {
+		return refused("%s in %d groups", fs.name, fs.groups)
+	}
 	if fs.groups*fs.inodesPerGroup != fs.inodes {
 		return damaged("%d inodes in %d groups of %d", fs.inodes, fs.groups, fs.inodesPerGroup)
 	}
@@ -237,7 +251,7 @@ type group struct {
 	blockBitmap, inodeBitmap, table int64
 	flags                           uint16
 	unusedInodes                    int64 // at the end of the table
-	bitmapSum                       uint32
+	bitmapSum, inodeSum             uint32
 }
 
 // group reads a descriptor.
@@ -261,13 +275,14 @@ func (fs *fileSystem) group(n int64) (*group, error) {
 		return nil, err
 	}
 	g := &group{number: n, blockBitmap: int64(le.Uint32(d)), inodeBitmap: int64(le.Uint32(d[4:])), table: int64(le.Uint32(d[8:])),
-		flags: le.Uint16(d[0x12:]), unusedInodes: int64(le.Uint16(d[0x1c:])), bitmapSum: uint32(le.Uint16(d[0x18:]))}
+		flags: le.Uint16(d[0x12:]), unusedInodes: int64(le.Uint16(d[0x1c:])), bitmapSum: uint32(le.Uint16(d[0x18:])), inodeSum: uint32(le.Uint16(d[0x1a:]))}
 	if fs.incompat&incompat64Bit != 0 && fs.descSize >= 64 {
 		g.blockBitmap |= int64(le.Uint32(d[0x20:])) << 32
 		g.inodeBitmap |= int64(le.Uint32(d[0x24:])) << 32
 		g.table |= int64(le.Uint32(d[0x28:])) << 32
 		g.unusedInodes |= int64(le.Uint16(d[0x32:])) << 16
 		g.bitmapSum |= uint32(le.Uint16(d[0x38:])) << 16
+		g.inodeSum |= uint32(le.Uint16(d[0x3a:])) << 16
 	}
 	if fs.ro&roChecksums != 0 {
 		var number [4]byte

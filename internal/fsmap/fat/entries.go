@@ -151,12 +151,18 @@ func (l *longName) text(e []byte) string {
 			break
 		}
 	}
+	if len(units) == 0 {
+		return ""
+	}
 	return element(string(utf16.Decode(units)))
 }
 
 // element makes an element of a path of a name: / and NUL, which no honest one
-// has, become what else is no text becomes.
+// has, become what else is no text becomes, and so does a name of nothing.
 func element(name string) string {
+	if name == "" {
+		return "\uFFFD"
+	}
 	return strings.Map(func(r rune) rune {
 		if r == '/' || r == 0 {
 			return '\uFFFD'

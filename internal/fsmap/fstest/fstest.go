@@ -51,7 +51,7 @@ func Make(t testing.TB, size int64, mkfs ...string) string {
 }
 
 // Mounted calls fill with the volume mounted, and unmounts it.
-func Mounted(t *testing.T, image string, fill func(dir string)) {
+func Mounted(t testing.TB, image string, fill func(dir string)) {
 	t.Helper()
 	testenv.NeedRoot(t)
 	testenv.Need(t, "mount")
@@ -214,50 +214,3 @@ func Join(list []volume.Extent) (joined []volume.Extent) {
 }
 
 func nonZero(p []byte) []byte { return bytes.ReplaceAll(p, []byte{0}, nil) }
-
-// Check reads a volume of arbitrary bytes: whatever it says, all extents lie
-// inside, what is free ascends, and there is an end to it.
-func Check(t *testing.T, b []byte, open func(io.ReaderAt, int64) (volume.FileSystem, error)) {
-	v, err := open(bytes.NewReader(b), int64(len(b)))
-	if err != nil {
-		return
-	}
-	inside := func(e volume.Extent) {
-		if e.Offset < 0 || e.Length <= 0 || e.Length > int64(len(b)) || e.Offset > int64(len(b))-e.Length {
-			t.Fatalf("%v lies outside", e)
-		}
-	}
-	total := int64(0)
-	v.Files(t.Context(), func(f *volume.File) error {
-		for _, e := range f.Extents {
-			inside(e)
-			total += e.Length
-		}
-		return nil
-	})
-	if total > 2*int64(len(b)) {
-		t.Fatalf("files of %d bytes in %d", total, len(b))
-	}
-	if n, ok := v.(volume.Namer); ok {
-		n.Names(t.Context(), func(uint64, string) error { return nil })
-	}
-	last := int64(-1)
-	v.Free(t.Context(), func(e volume.Extent) error {
-		inside(e)
-		if e.Offset <= last {
-			t.Fatalf("%v comes after %d", e, last)
-		}
-		last = e.End()
-		return nil
-	})
-}
-
-// Change returns a copy of b with bytes changed, each as four bytes say: three of
-// its place, one of its value.
-func Change(b, changes []byte) []byte {
-	b = bytes.Clone(b)
-	for ; len(changes) >= 4; changes = changes[4:] {
-		b[(int(changes[0])|int(changes[1])<<8|int(changes[2])<<16)%len(b)] = changes[3]
-	}
-	return b
-}

@@ -28,6 +28,7 @@ type state int
 const (
 	absent state = iota // they are zero, and nowhere
 	stored              // as they are
+	shared              // as they are, and something else than the disk has them too
 	packed              // compressed, as a part of a unit
 )
 
@@ -76,7 +77,7 @@ func (g *guest) ReadAt(p []byte, off int64) (int, error) {
 		switch at.state {
 		case absent:
 			clear(q)
-		case stored:
+		case stored, shared:
 			if err := readFull(g.files[at.file], q, at.offset); err != nil {
 				return done, err
 			}
@@ -156,12 +157,11 @@ func Open(files []*disk.File) (guests []fsmap.Guest, notes []string) {
 	opened := make([]*guest, len(files))
 	errs := make([]error, len(files))
 	// Descriptors first: the files that they name are no disks by themselves.
-	order := make([]int, len(files))
-	for i := range order {
-		order[i] = i
+	var order [2][]int
+	for i, f := range files {
+		order[rank(f)] = append(order[rank(f)], i)
 	}
-	slices.SortStableFunc(order, func(a, b int) int { return rank(files[a]) - rank(files[b]) })
-	for _, i := range order {
+	for _, i := range slices.Concat(order[0], order[1]) {
 		if o.parts[i] {
 			continue
 		}
@@ -178,11 +178,15 @@ func Open(files []*disk.File) (guests []fsmap.Guest, notes []string) {
 	return guests, notes
 }
 
+// rank returns 0 for a file that describes a disk, 1 for others.
 func rank(f *disk.File) int {
-	if text, err := descriptor(f); f.Format == "vmdk" && err == nil && text != "" {
-		return 0
+	if f.Format != "vmdk" {
+		return 1
 	}
-	return 1
+	if text, err := descriptor(f); err != nil || text == "" {
+		return 1
+	}
+	return 0
 }
 
 // opener opens the disks of an image.
@@ -218,8 +222,8 @@ func (o *opener) open(i int) (*guest, error) {
 	return g, nil
 }
 
-// mostSize is more than any of the containers can hold.
-const mostSize = 1 << 60
+// mostSize is what the largest disk has that is looked at: 256 TiB.
+const mostSize = 1 << 48
 
 func refused(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", volume.ErrRefused, fmt.Sprintf(format, args...))
@@ -232,8 +236,16 @@ func damaged(format string, args ...any) error {
 // tables reads the tables of a file through a small cache: those of large disks
 // are too large to keep.
 type tables struct {
-	f     *disk.File
-	pages map[int64][]byte
+	f    *disk.File
+	kept *pages
+}
+
+// pages are what was read of tables. All files of a disk share them.
+type pages struct{ kept map[page][]byte }
+
+type page struct {
+	f      *disk.File
+	number int64
 }
 
 const (
@@ -241,23 +253,25 @@ const (
 	tablePages = 1 << 10
 )
 
+func newTables(f *disk.File) tables { return tables{f, &pages{}} }
+
 // get returns n bytes of a table at an offset that n divides; n is a power of two
 // and at most 8.
 func (t *tables) get(off int64, n int) ([]byte, error) {
+	if off < 0 || off > t.f.Size-int64(n) {
+		return nil, damaged("a table at %d, which is outside", off)
+	}
 	number := off / tablePage
-	p := t.pages[number]
+	p := t.kept.kept[page{t.f, number}]
 	if p == nil {
-		if off < 0 || off > t.f.Size-int64(n) {
-			return nil, damaged("a table at %d, which is outside", off)
-		}
 		p = make([]byte, tablePage)
 		if err := readFull(t.f, p, number*tablePage); err != nil {
 			return nil, err
 		}
-		if len(t.pages) >= tablePages || t.pages == nil {
-			t.pages = make(map[int64][]byte)
+		if len(t.kept.kept) >= tablePages || t.kept.kept == nil {
+			t.kept.kept = make(map[page][]byte)
 		}
-		t.pages[number] = p
+		t.kept.kept[page{t.f, number}] = p
 	}
 	return p[off%tablePage:][:n], nil
 }

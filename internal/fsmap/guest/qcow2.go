@@ -19,6 +19,7 @@ const (
 	qcowOffset = 1<<56 - 1<<9 // the bits of an entry that are an offset
 	qcowPacked = 1 << 62
 	qcowZero   = 1
+	qcowOwn    = 1 << 63 // no snapshot has it too
 
 	qcowMostL1 = 32 << 20 // bytes
 
@@ -49,7 +50,7 @@ func openQCOW2(f *disk.File, number uint32) (layout, int64, error) {
 	}
 	be := binary.BigEndian
 	q := &qcow2{f: f, number: number, version: be.Uint32(h[4:]), bits: uint(be.Uint32(h[20:])), l1: int64(be.Uint64(h[40:])), l1Size: int64(be.Uint32(h[36:]))}
-	q.tables.f = f
+	q.tables = newTables(f)
 	size := be.Uint64(h[24:])
 	if backing, n := be.Uint64(h[8:]), be.Uint32(h[16:]); backing != 0 {
 		name := make([]byte, min(n, 1023))
@@ -76,7 +77,46 @@ func openQCOW2(f *disk.File, number uint32) (layout, int64, error) {
 		q.l1Size < (int64(size)+perTable-1)/perTable {
 		return nil, 0, damaged("a qcow2 of %d bytes with a table of %d at %d", size, q.l1Size, q.l1)
 	}
-	return q, int64(size), nil
+	return q, int64(size), q.check(h)
+}
+
+// check sees that no two clusters of the disk, or of its tables, are one.
+func (q *qcow2) check(h []byte) error {
+	be := binary.BigEndian
+	cluster := int64(1) << q.bits
+	up := func(n int64) int64 { return (n + cluster - 1) / cluster * cluster }
+	p := &places{f: q.f, unit: cluster, block: cluster, others: []region{{0, cluster}, {q.l1, up(q.l1Size * 8)}}}
+	if n := int64(be.Uint32(h[56:])) * cluster; n > 0 {
+		p.others = append(p.others, region{int64(min(be.Uint64(h[48:]), 1<<62)), n})
+	}
+	entries := make([]byte, cluster)
+	for n := range q.l1Size {
+		e, err := q.tables.get(q.l1+8*n, 8)
+		if err != nil {
+			return err
+		}
+		table := int64(be.Uint64(e) & qcowOffset)
+		if table == 0 {
+			continue
+		}
+		if err := p.add(table); err != nil {
+			return err
+		}
+		if err := readFull(q.f, entries, table); err != nil {
+			return err
+		}
+		for e := entries; len(e) > 0; e = e[8:] {
+			if entry := be.Uint64(e); entry&qcowPacked == 0 && entry&qcowOffset != 0 {
+				if err := p.add(int64(entry & qcowOffset)); err != nil {
+					return err
+				}
+			}
+		}
+		if int64(len(p.blocks)) > q.f.Size/cluster+1 {
+			return damaged("a qcow2 of %d bytes has more clusters than that", q.f.Size)
+		}
+	}
+	return p.check()
 }
 
 // features refuses what is not known.
@@ -101,37 +141,38 @@ func (q *qcow2) features(incompatible uint64, method byte, headerSize uint32) er
 	return nil
 }
 
-// entry returns the entry of the second table for a cluster, 0 if there is none.
-func (q *qcow2) entry(off int64) (uint64, error) {
+// entry returns the entry of the second table for a cluster, 0 if there is none,
+// and how many bytes of the disk from off on it is for.
+func (q *qcow2) entry(off int64) (e uint64, length int64, err error) {
 	cluster := off >> q.bits
 	n := cluster >> (q.bits - 3)
 	if n >= q.l1Size {
-		return 0, damaged("a qcow2 without a table for %d", off)
+		return 0, 0, damaged("a qcow2 without a table for %d", off)
 	}
 	p, err := q.tables.get(q.l1+8*n, 8)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	l2 := int64(binary.BigEndian.Uint64(p) & qcowOffset)
 	if l2 == 0 {
-		return 0, nil
+		perTable := int64(1) << (2*q.bits - 3)
+		return 0, perTable - off&(perTable-1), nil
 	}
 	if l2&(1<<q.bits-1) != 0 {
-		return 0, damaged("a qcow2 with a table at %d", l2)
+		return 0, 0, damaged("a qcow2 with a table at %d", l2)
 	}
 	if p, err = q.tables.get(l2+8*(cluster&(1<<(q.bits-3)-1)), 8); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	return binary.BigEndian.Uint64(p), nil
+	return binary.BigEndian.Uint64(p), 1<<q.bits - off&(1<<q.bits-1), nil
 }
 
 func (q *qcow2) at(off int64) (place, int64, error) {
-	e, err := q.entry(off)
+	e, n, err := q.entry(off)
 	if err != nil {
 		return place{}, 0, err
 	}
 	in := off & (1<<q.bits - 1)
-	n := int64(1)<<q.bits - in
 	at := int64(e & qcowOffset)
 	switch {
 	case e&qcowPacked != 0:
@@ -144,11 +185,14 @@ func (q *qcow2) at(off int64) (place, int64, error) {
 	if err := inFile(q.f, at, 1<<q.bits); err != nil {
 		return place{}, 0, err
 	}
+	if e&qcowOwn == 0 {
+		return place{shared, q.number, at + in}, n, nil
+	}
 	return place{stored, q.number, at + in}, n, nil
 }
 
 func (q *qcow2) unpack(off int64) ([]byte, error) {
-	e, err := q.entry(off)
+	e, _, err := q.entry(off)
 	if err != nil {
 		return nil, err
 	}

@@ -21,6 +21,7 @@ const (
 
 	vhdHeaderSize = 1024
 	vhdUnused     = 1<<32 - 1
+	vhdLeastBlock = 64 << 10
 	vhdMostBlock  = 256 << 20
 )
 
@@ -98,13 +99,32 @@ func openVHD(f *disk.File, number uint32) (layout, int64, error) {
 		return nil, 0, refused("a differencing VHD depends on %q: merge it first", vhdParent(p))
 	}
 	v := &vhd{f: f, number: number, table: int64(be.Uint64(p[16:])), blocks: int64(be.Uint32(p[28:])), block: int64(be.Uint32(p[32:]))}
-	v.tables.f = f
-	if v.block < sectorSize || v.block > vhdMostBlock || bits.OnesCount64(uint64(v.block)) != 1 ||
+	v.tables = newTables(f)
+	if v.block < vhdLeastBlock || v.block > vhdMostBlock || bits.OnesCount64(uint64(v.block)) != 1 ||
 		v.table < 0 || v.table%sectorSize != 0 || v.table > f.Size || v.blocks*4 > f.Size-v.table || int64(size) > v.blocks*v.block {
 		return nil, 0, damaged("a VHD of %d blocks of %d bytes, for %d", v.blocks, v.block, size)
 	}
 	v.bitmapSize = (v.block/sectorSize/8 + sectorSize - 1) / sectorSize * sectorSize
-	return v, int64(size), nil
+	return v, int64(size), v.check(int64(header))
+}
+
+// check sees that no two blocks of the disk, or of its tables, are in one place.
+func (v *vhd) check(header int64) error {
+	up := (v.blocks*4 + sectorSize - 1) / sectorSize * sectorSize
+	p := &places{f: v.f, unit: sectorSize, block: v.bitmapSize + v.block,
+		others: []region{{0, sectorSize}, {header, vhdHeaderSize}, {v.table, up}}}
+	for n := range v.blocks {
+		e, err := v.tables.get(v.table+4*n, 4)
+		if err != nil {
+			return err
+		}
+		if sector := binary.BigEndian.Uint32(e); sector != vhdUnused {
+			if err := p.add(int64(sector) * sectorSize); err != nil {
+				return err
+			}
+		}
+	}
+	return p.check()
 }
 
 // vhdParent returns the name of what a differencing VHD depends on.

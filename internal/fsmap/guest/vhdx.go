@@ -18,6 +18,7 @@ const (
 	vhdxRegionsSize            = 64 << 10
 	vhdxMetadataSize           = 64 << 10 // of the table
 	vhdxUnit                   = 1 << 20
+	vhdxMostSize               = 64 << 40
 
 	vhdxRequired  = 1 // a region that must be understood
 	vhdxItem      = 4 // likewise, an item of metadata
@@ -85,7 +86,7 @@ func openVHDX(f *disk.File, number uint32) (layout, int64, error) {
 		return nil, 0, err
 	}
 	v := &vhdx{f: f, number: number, table: regions[vhdxBAT].offset}
-	v.tables.f = f
+	v.tables = newTables(f)
 	size, err := v.metadata(regions[vhdxMetadata])
 	if err != nil {
 		return nil, 0, err
@@ -94,7 +95,25 @@ func openVHDX(f *disk.File, number uint32) (layout, int64, error) {
 	if entries := blocks + max(0, blocks-1)/v.ratio; entries > regions[vhdxBAT].length/8 {
 		return nil, 0, damaged("a VHDX of %d bytes with a table of %d", size, regions[vhdxBAT].length)
 	}
-	return v, size, nil
+	log := region{int64(le.Uint64(h[72:])), int64(le.Uint32(h[68:]))}
+	return v, size, v.check(blocks, log, regions[vhdxBAT], regions[vhdxMetadata])
+}
+
+// check sees that no two blocks of the disk, or of its tables, are in one place.
+func (v *vhdx) check(blocks int64, tables ...region) error {
+	p := &places{f: v.f, unit: vhdxUnit, block: v.block, others: append(tables, region{0, vhdxUnit})}
+	for n := range blocks {
+		e, err := v.tables.get(v.table+8*(n+n/v.ratio), 8)
+		if err != nil {
+			return err
+		}
+		if e := binary.LittleEndian.Uint64(e); e&7 == vhdxPresent {
+			if err := p.add(int64(e >> 20 << 20)); err != nil {
+				return err
+			}
+		}
+	}
+	return p.check()
 }
 
 // vhdxHeader returns the header that is in force.
@@ -204,7 +223,7 @@ func (v *vhdx) metadata(r region) (size int64, err error) {
 	switch {
 	case flags&vhdxHasParent != 0:
 		return 0, refused("a differencing VHDX depends on another disk: merge it first")
-	case v.block < vhdxUnit || v.block > 256<<20 || bits.OnesCount64(uint64(v.block)) != 1 || sector != 512 && sector != 4096 || total > mostSize:
+	case v.block < vhdxUnit || v.block > 256<<20 || bits.OnesCount64(uint64(v.block)) != 1 || sector != 512 && sector != 4096 || total > vhdxMostSize:
 		return 0, damaged("a VHDX of %d bytes in blocks of %d, sectors of %d", total, v.block, sector)
 	}
 	v.ratio = (1 << 23) * sector / v.block

@@ -29,13 +29,12 @@ func checkLog(f *disk.File, header []byte) error {
 	if length == 0 || length%vhdxUnit != 0 || length > logMost || offset < vhdxUnit || offset > f.Size || length > f.Size-offset {
 		return refused("a VHDX with a log of %d bytes at %d", length, offset)
 	}
-	log := make([]byte, length)
-	if err := readFull(f, log, offset); err != nil {
+	l := &vhdxLog{f: f, id: id, bytes: make([]byte, length), budget: 4*length + f.Size}
+	if err := readFull(f, l.bytes, offset); err != nil {
 		return err
 	}
-	active := logSequence(log, id)
-	for _, e := range active {
-		same, err := applied(f, e)
+	for _, e := range l.sequence() {
+		same, err := l.applied(e)
 		if err != nil {
 			return err
 		}
@@ -43,85 +42,112 @@ func checkLog(f *disk.File, header []byte) error {
 			return refused("a VHDX was not closed: its log must be replayed; start the virtual machine and shut it down")
 		}
 	}
+	if l.budget < 0 {
+		return refused("a VHDX with a log that cannot be understood")
+	}
 	return nil
 }
 
-// logEntry returns the entry at an offset of the log, which may wrap around its
-// end, or nil.
-func logEntry(log []byte, at int, id []byte) []byte {
-	le := binary.LittleEndian
-	h := log[at : at+logSector]
-	n := int(le.Uint32(h[8:]))
-	if !bytes.HasPrefix(h, []byte("loge")) || n < logSector || n%logSector != 0 || n > len(log) || !bytes.Equal(h[32:48], id) {
-		return nil
-	}
-	e := append(bytes.Clone(log[at:min(at+n, len(log))]), log[:max(0, at+n-len(log))]...)
-	if !checked(e) || int(le.Uint32(e[24:])) > (n-logHeader)/logDescriptor {
-		return nil
-	}
-	return e
+// vhdxLog is the log of a VHDX.
+type vhdxLog struct {
+	f      *disk.File
+	id     []byte
+	bytes  []byte
+	budget int64 // bytes that are looked at yet: hostile entries overlap
 }
 
-// logSequence returns the entries of the sequence that is in force: the one with
-// the highest numbers that follow each other without a gap, from its tail on.
-func logSequence(log, id []byte) (best [][]byte) {
+// logEntry is an entry of the log.
+type logEntry struct {
+	at, length  int
+	number      uint64
+	tail        int // where the first entry begins that is in force with this one
+	descriptors int
+}
+
+// content returns an entry's bytes, which may wrap around the log's end.
+func (l *vhdxLog) content(at, n int) []byte {
+	if at+n <= len(l.bytes) {
+		return l.bytes[at : at+n]
+	}
+	return append(bytes.Clone(l.bytes[at:]), l.bytes[:at+n-len(l.bytes)]...)
+}
+
+// entry reads the entry at an offset. It is not ok if there is none.
+func (l *vhdxLog) entry(at int) (e logEntry, ok bool) {
 	le := binary.LittleEndian
-	var highest uint64
-	looked := 0 // bytes, which hostile entries that overlap would make many
-	for at := 0; at < len(log); {
-		var list [][]byte
-		start := at
-		for pos, size := at, 0; size < len(log) && looked < 4*len(log); {
-			e := logEntry(log, pos, id)
-			if e == nil || len(list) > 0 && le.Uint64(e[16:]) != le.Uint64(list[len(list)-1][16:])+1 {
+	h := l.bytes[at : at+logSector]
+	n := int(le.Uint32(h[8:]))
+	if !bytes.HasPrefix(h, []byte("loge")) || n < logSector || n%logSector != 0 || n > len(l.bytes) || !bytes.Equal(h[32:48], l.id) {
+		return e, false
+	}
+	if l.budget -= int64(n); l.budget < 0 || !checked(l.content(at, n)) {
+		return e, false
+	}
+	e = logEntry{at: at, length: n, number: le.Uint64(h[16:]), tail: int(le.Uint32(h[12:])), descriptors: int(le.Uint32(h[24:]))}
+	return e, e.descriptors <= (n-logHeader)/logDescriptor
+}
+
+// sequence returns the entries of the sequence that is in force: the one with the
+// highest numbers that follow each other without a gap, from its tail on.
+func (l *vhdxLog) sequence() (best []logEntry) {
+	highest := uint64(0)
+	seen := make([]bool, len(l.bytes)/logSector) // in a sequence that began before
+	for start := 0; start < len(l.bytes); start += logSector {
+		if seen[start/logSector] {
+			continue
+		}
+		var list []logEntry
+		for pos, size := start, 0; size < len(l.bytes); {
+			e, ok := l.entry(pos)
+			if !ok || len(list) > 0 && e.number != list[len(list)-1].number+1 {
 				break
 			}
 			list = append(list, e)
-			size += len(e)
-			looked += len(e)
-			pos = (pos + len(e)) % len(log)
+			seen[pos/logSector] = true
+			size += e.length
+			pos = (pos + e.length) % len(l.bytes)
 		}
 		if len(list) == 0 {
-			at += logSector
 			continue
 		}
+		// What lies before the tail of the last entry is no longer in force. A
+		// sequence that wraps around is found in parts first.
 		last := list[len(list)-1]
-		if number := le.Uint64(last[16:]); best == nil || number > highest {
-			// What lies before the tail of the last entry is no longer in force.
-			tail := int(le.Uint32(last[12:]))
-			pos := start
-			for len(list) > 1 && pos != tail {
-				pos = (pos + len(list[0])) % len(log)
-				list = list[1:]
-			}
-			best, highest = list, number
+		for len(list) > 1 && list[0].at != last.tail {
+			list = list[1:]
 		}
-		at += logSector
+		if best == nil || last.number > highest || last.number == highest && len(list) > len(best) {
+			best, highest = list, last.number
+		}
 	}
 	return best
 }
 
 // applied reports whether the file has what an entry says.
-func applied(f *disk.File, e []byte) (bool, error) {
+func (l *vhdxLog) applied(entry logEntry) (bool, error) {
 	le := binary.LittleEndian
-	n := int(le.Uint32(e[24:]))
-	data := (logHeader + n*logDescriptor + logSector - 1) / logSector * logSector
+	e := l.content(entry.at, entry.length)
+	data := (logHeader + entry.descriptors*logDescriptor + logSector - 1) / logSector * logSector
 	got := make([]byte, logSector)
-	for i := range n {
+	for i := range entry.descriptors {
 		d := e[logHeader+i*logDescriptor:][:logDescriptor]
 		at := int64(le.Uint64(d[16:]))
+		if at < 0 {
+			return false, nil
+		}
 		switch string(d[:4]) {
 		case "zero":
-			for end := at + int64(le.Uint64(d[8:])); at < min(end, f.Size); at += logSector {
-				if at < 0 {
+			for left := le.Uint64(d[8:]); left > 0 && at < l.f.Size; at += logSector {
+				if l.budget -= logSector; l.budget < 0 {
 					return false, nil
 				}
-				if err := readFull(f, got, at); err != nil || !isZero(got) {
+				if err := readFull(l.f, got, at); err != nil || !isZero(got) {
 					return false, err
 				}
+				left -= min(left, logSector)
 			}
 		case "desc":
-			if data+logSector > len(e) || at < 0 {
+			if data+logSector > len(e) {
 				return false, nil
 			}
 			sector := bytes.Clone(e[data : data+logSector])
@@ -129,7 +155,7 @@ func applied(f *disk.File, e []byte) (bool, error) {
 			// The first 8 and the last 4 bytes are in the descriptor.
 			copy(sector, d[8:16])
 			copy(sector[logSector-4:], d[4:8])
-			if err := readFull(f, got, at); err != nil || !bytes.Equal(got, sector) {
+			if err := readFull(l.f, got, at); err != nil || !bytes.Equal(got, sector) {
 				return false, err
 			}
 		default:

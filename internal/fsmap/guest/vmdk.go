@@ -22,6 +22,11 @@ const (
 	vmdkHeader     = 512
 	vmdkDescriptor = 64 << 10 // bytes of one that are read
 
+	vmdkPerTable   = 512 // grains, always
+	vmdkLeastGrain = 8   // sectors
+	vmdkMostGrain  = 4 << 10
+	vmdkMostTables = 8 << 20
+
 	vmdkZeroed = 1 << 2 // tables say which grains are zero
 	vmdkPacked = 1 << 16
 	vmdkAtEnd  = 1<<64 - 1 // the directory is described at the file's end
@@ -32,7 +37,6 @@ type vmdk struct {
 	f         *disk.File
 	number    uint32
 	grain     int64 // bytes
-	perTable  int64 // grains
 	directory int64 // where it lies
 	flags     uint32
 	size      int64
@@ -112,7 +116,8 @@ func (o *opener) extents(self int, text string) (list []part, err error) {
 	if len(lines) == 0 || len(lines) > 4096 {
 		return nil, damaged("a VMDK with %d extents", len(lines))
 	}
-	var used []int
+	used := make(map[int]bool) // files of the image
+	kept := &pages{}
 	total := int64(0)
 	for _, m := range lines {
 		sectors, err := strconv.ParseInt(m[2], 10, 64)
@@ -130,13 +135,16 @@ func (o *opener) extents(self int, text string) (list []part, err error) {
 		if i < 0 {
 			return nil, refused("a VMDK with an extent %q that is not in the image: pack the folder that holds it", m[4])
 		}
-		if p.layout, err = o.extent(i, m, p.length); err != nil {
+		if used[i] || o.parts[i] {
+			return nil, refused("a VMDK with an extent %q that lies where another does", m[4])
+		}
+		if p.layout, err = o.extent(i, m, p.length, kept); err != nil {
 			return nil, fmt.Errorf("extent %q: %w", m[4], err)
 		}
-		used = append(used, i)
+		used[i] = true
 		list = append(list, p)
 	}
-	for _, i := range used {
+	for i := range used {
 		if i != self {
 			o.parts[i] = true
 		}
@@ -157,7 +165,7 @@ func (o *opener) find(self int, name string) int {
 }
 
 // extent opens an extent as a line of the descriptor describes it.
-func (o *opener) extent(i int, m []string, length int64) (layout, error) {
+func (o *opener) extent(i int, m []string, length int64, kept *pages) (layout, error) {
 	f := o.files[i]
 	switch m[3] {
 	case "FLAT", "VMFS":
@@ -174,7 +182,7 @@ func (o *opener) extent(i int, m []string, length int64) (layout, error) {
 		}
 		return flat{uint32(i), at, length}, nil
 	case "SPARSE":
-		v, err := openSparse(f, uint32(i))
+		v, err := openSparse(f, uint32(i), kept)
 		if err == nil && v.size < length {
 			err = damaged("it has %d bytes of %d", v.size, length)
 		}
@@ -184,7 +192,7 @@ func (o *opener) extent(i int, m []string, length int64) (layout, error) {
 }
 
 // openSparse opens a sparse extent.
-func openSparse(f *disk.File, number uint32) (*vmdk, error) {
+func openSparse(f *disk.File, number uint32, kept *pages) (*vmdk, error) {
 	h := make([]byte, vmdkHeader)
 	if err := readFull(f, h, 0); err != nil {
 		return nil, err
@@ -206,52 +214,88 @@ func openSparse(f *disk.File, number uint32) (*vmdk, error) {
 		}
 	}
 	version, grain, capacity := le.Uint32(h[4:]), le.Uint64(h[20:]), le.Uint64(h[12:])
-	v := &vmdk{f: f, number: number, flags: le.Uint32(h[8:]), perTable: int64(le.Uint32(h[44:]))}
-	v.tables.f = f
+	v := &vmdk{f: f, number: number, flags: le.Uint32(h[8:]), tables: tables{f, kept}}
 	directory := le.Uint64(h[56:])
 	switch {
 	case version < 1 || version > 3:
 		return nil, refused("it is of version %d", version)
 	case h[72] != 0:
 		return nil, refused("it was not closed: start the virtual machine and shut it down")
-	case grain < 1 || grain > 1<<15 || bits.OnesCount64(grain) != 1 || v.perTable < 1 || v.perTable > 1<<16 ||
-		capacity > mostSize/sectorSize || directory > uint64(f.Size/sectorSize):
+	case grain < vmdkLeastGrain || grain > vmdkMostGrain || bits.OnesCount64(grain) != 1 || le.Uint32(h[44:]) != vmdkPerTable ||
+		capacity > mostSize/sectorSize || capacity/grain/vmdkPerTable > vmdkMostTables || directory > uint64(f.Size/sectorSize):
 		return nil, damaged("%d sectors in grains of %d, its directory at %d", capacity, grain, directory)
 	case v.flags&vmdkPacked != 0 && le.Uint16(h[77:]) != 1:
 		return nil, refused("it is compressed by method %d", le.Uint16(h[77:]))
 	}
 	v.grain, v.size, v.directory = int64(grain)*sectorSize, int64(capacity)*sectorSize, int64(directory)*sectorSize
-	return v, nil
+	return v, v.check()
 }
 
-// entry returns the sector of the grain at an offset, 0 if there is none.
-func (v *vmdk) entry(off int64) (int64, error) {
-	n := off / v.grain
-	p, err := v.tables.get(v.directory+4*(n/v.perTable), 4)
+// check sees that no two grains of the disk, or of its tables, are in one place.
+// Compressed ones are read alone.
+func (v *vmdk) check() error {
+	perTable := v.grain * vmdkPerTable
+	count := (v.size + perTable - 1) / perTable
+	p := &places{f: v.f, unit: sectorSize, block: v.grain, others: []region{{0, sectorSize}, {v.directory, count * 4}}}
+	entries := make([]byte, vmdkPerTable*4)
+	for n := range count {
+		e, err := v.tables.get(v.directory+4*n, 4)
+		if err != nil {
+			return err
+		}
+		table := int64(binary.LittleEndian.Uint32(e)) * sectorSize
+		if table == 0 {
+			continue
+		}
+		p.others = append(p.others, region{table, vmdkPerTable * 4})
+		if v.flags&vmdkPacked != 0 {
+			continue
+		}
+		if err := readFull(v.f, entries, table); err != nil {
+			return err
+		}
+		for e := entries; len(e) > 0; e = e[4:] {
+			if sector := int64(binary.LittleEndian.Uint32(e)); sector > 1 || sector == 1 && v.flags&vmdkZeroed == 0 {
+				if err := p.add(sector * sectorSize); err != nil {
+					return err
+				}
+			}
+		}
+		if int64(len(p.blocks)) > v.f.Size/v.grain+1 {
+			return damaged("it has more grains than its %d bytes hold", v.f.Size)
+		}
+	}
+	return p.check()
+}
+
+// entry returns the sector of the grain at an offset, 0 if there is none, and how
+// many bytes of the disk from there on it is for.
+func (v *vmdk) entry(off int64) (sector, length int64, err error) {
+	n, in := off/v.grain, off%v.grain
+	p, err := v.tables.get(v.directory+4*(n/vmdkPerTable), 4)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	table := int64(binary.LittleEndian.Uint32(p)) * sectorSize
 	if table == 0 {
-		return 0, nil
+		return 0, (vmdkPerTable-n%vmdkPerTable)*v.grain - in, nil
 	}
-	if p, err = v.tables.get(table+4*(n%v.perTable), 4); err != nil {
-		return 0, err
+	if p, err = v.tables.get(table+4*(n%vmdkPerTable), 4); err != nil {
+		return 0, 0, err
 	}
-	e := int64(binary.LittleEndian.Uint32(p))
-	if e == 1 && v.flags&vmdkZeroed != 0 {
-		e = 0
+	sector = int64(binary.LittleEndian.Uint32(p))
+	if sector == 1 && v.flags&vmdkZeroed != 0 {
+		sector = 0
 	}
-	return e, nil
+	return sector, v.grain - in, nil
 }
 
 func (v *vmdk) at(off int64) (place, int64, error) {
-	e, err := v.entry(off)
+	e, n, err := v.entry(off)
 	if err != nil {
 		return place{}, 0, err
 	}
 	in := off % v.grain
-	n := v.grain - in
 	if e == 0 {
 		return place{}, n, nil
 	}
@@ -267,7 +311,7 @@ func (v *vmdk) at(off int64) (place, int64, error) {
 // unpack implements layout. Before a compressed grain stand its first sector and
 // its size.
 func (v *vmdk) unpack(off int64) ([]byte, error) {
-	e, err := v.entry(off)
+	e, _, err := v.entry(off)
 	if err != nil {
 		return nil, err
 	}
@@ -279,7 +323,7 @@ func (v *vmdk) unpack(off int64) ([]byte, error) {
 	if n > 2*v.grain+sectorSize || int64(binary.LittleEndian.Uint64(h))*sectorSize != off-off%v.grain {
 		return nil, damaged("a compressed grain at sector %d that is none", e)
 	}
-	p := make([]byte, n)
+	p := make([]byte, max(0, min(n, v.f.Size-e*sectorSize-12)))
 	if err := readFull(v.f, p, e*sectorSize+12); err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ package lvm
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -61,18 +62,24 @@ func Read(r io.ReaderAt, size int64) ([]Volume, error) {
 	if err != nil {
 		return nil, err
 	}
-	var failed error
+	own := append([]volume.Extent{{Offset: 0, Length: labelSectors * sector}}, areas...)
+	var text []byte
 	for _, a := range areas {
-		text, err := readArea(r, size, a)
-		if err == nil && text != nil {
-			return readGroup(text, id, size)
+		t, err := readArea(r, size, a)
+		if err != nil {
+			return nil, err
 		}
-		failed = err
+		if text != nil && t != nil && !bytes.Equal(text, t) {
+			return nil, damaged("two areas of metadata differ")
+		}
+		if t != nil {
+			text = t
+		}
 	}
-	if failed == nil {
-		failed = damaged("no metadata; it is on another disk")
+	if text == nil {
+		return nil, damaged("no metadata; it is on another disk")
 	}
-	return nil, failed
+	return readGroup(text, id, size, own)
 }
 
 // findLabel returns the sector with the label.
@@ -156,8 +163,8 @@ func readArea(r io.ReaderAt, size int64, a volume.Extent) ([]byte, error) {
 }
 
 // readGroup returns the volumes that a text describes, of which the physical
-// volume id has parts.
-func readGroup(text []byte, id string, size int64) ([]Volume, error) {
+// volume id has parts. Own are the extents of its labels and metadata.
+func readGroup(text []byte, id string, size int64, own []volume.Extent) ([]Volume, error) {
 	root, err := parse(string(text))
 	if err != nil {
 		return nil, err
@@ -167,7 +174,7 @@ func readGroup(text []byte, id string, size int64) ([]Volume, error) {
 		if g == nil || g.section("physical_volumes") == nil {
 			continue
 		}
-		m := mapper{size: size}
+		m := mapper{size: size, taken: own}
 		if m.extent, err = g.sectors("extent_size"); err != nil {
 			return nil, err
 		}
@@ -193,20 +200,42 @@ type mapper struct {
 	name          string // of it, in the metadata
 	start, extent int64  // bytes
 	size          int64
+	taken         []volume.Extent // what something has
 }
 
+// volumes reads all volumes, also those that nobody sees: none may have what
+// another one has.
 func (m *mapper) volumes(group string, list *section) (volumes []Volume, err error) {
 	if list == nil {
 		return nil, nil
 	}
+	shared := make(map[string]bool) // volumes whose bytes others show as well
 	for _, name := range list.names {
 		l := list.section(name)
-		if l == nil || !slices.Contains(l.list("status"), "VISIBLE") {
-			continue
+		for _, n := range l.names {
+			for _, key := range []string{"origin", "cow_store", "merging_store", "external_origin"} {
+				shared[l.section(n).text(key)] = true
+			}
 		}
+	}
+	for _, name := range list.names {
+		l := list.section(name)
 		v := Volume{Name: group + "/" + name}
 		v.Parts, v.Size, v.Why = m.parts(l)
+		m.taken = append(m.taken, v.Parts...)
+		if !slices.Contains(l.list("status"), "VISIBLE") {
+			continue
+		}
+		if shared[name] {
+			v.Parts, v.Why = nil, fmt.Errorf("%w: an LVM volume with snapshots", volume.ErrRefused)
+		}
 		volumes = append(volumes, v)
+	}
+	slices.SortFunc(m.taken, func(a, b volume.Extent) int { return cmp.Compare(a.Offset, b.Offset) })
+	for i := 1; i < len(m.taken); i++ {
+		if m.taken[i-1].End() > m.taken[i].Offset {
+			return nil, damaged("two volumes lie at %d", m.taken[i].Offset)
+		}
 	}
 	return volumes, nil
 }

@@ -2,6 +2,7 @@ package lvm
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -100,7 +101,7 @@ logical_volumes { v { status = ["READ", "VISIBLE"] segment_count = 1 segment1 { 
 		{"striped", `"pv0", 3`, ""}, {"mirror", `"v_mimage_0", 0`, "of kind mirror"}, {"striped", `"pv0", 3, "pv1", 0`, "in stripes"}, {"striped", `"pv1", 0`, "on several disks"},
 		{"striped", `"pv0", 300000`, "damaged"},
 	} {
-		volumes, err := readGroup(fmt.Appendf(nil, text, c[0], c[1]), "ab", 1<<30)
+		volumes, err := readGroup(fmt.Appendf(nil, text, c[0], c[1]), "ab", 1<<30, nil)
 		if err != nil || len(volumes) != 1 {
 			t.Fatalf("%v: %v, %v", c, volumes, err)
 		}
@@ -125,21 +126,70 @@ logical_volumes { v { status = ["READ", "VISIBLE"] segment_count = 1 segment1 { 
 	}
 }
 
-// FuzzParse reads arbitrary texts as metadata.
+// TestContradictions has volumes that lie where something else does, or whose
+// bytes are another one's too.
+func TestContradictions(t *testing.T) {
+	const text = `g { extent_size = 8 physical_volumes { pv0 { id = "ab" pe_start = %d } } logical_volumes {
+a { status = ["VISIBLE"] segment_count = 1 segment1 { start_extent = 0 extent_count = 2 type = "striped" stripes = ["pv0", 0] } }
+b { status = [] segment_count = 1 segment1 { start_extent = 0 extent_count = 2 type = "striped" stripes = ["pv0", %d] } } %s } }`
+	own := []volume.Extent{{Offset: 0, Length: 2048}, {Offset: 4096, Length: 1 << 20}}
+	for _, c := range []struct {
+		start, at int
+		more      string
+		says      string
+	}{
+		{2056, 2, "", ""}, {2056, 1, "", "two volumes"}, {8, 2, "", "two volumes"}, {1, 2, "", "two volumes"}, {2056, 2, "a { }", "cannot be read"},
+		{2056, 2, `snapshot0 { status = [] segment_count = 1 segment1 { type = "snapshot" origin = "a" cow_store = "b" } }`, "with snapshots"},
+	} {
+		volumes, err := readGroup(fmt.Appendf(nil, text, c.start, c.at, c.more), "ab", 1<<30, own)
+		if err == nil && len(volumes) == 1 {
+			err = volumes[0].Why
+		}
+		if says := fmt.Sprint(err); !strings.Contains(says, c.says) || c.says == "" && err != nil {
+			t.Errorf("%+v: %s", c, says)
+		}
+	}
+}
+
+// FuzzParse reads arbitrary texts as metadata: volumes lie inside, and none where
+// another one does.
 func FuzzParse(f *testing.F) {
 	f.Add(`g { extent_size = 8192 physical_volumes { pv0 { id = "abc" pe_start = 2048 } }
 logical_volumes { a { status = ["READ", "VISIBLE"] segment_count = 1 segment1 { start_extent = 0 extent_count = 2
 type = "striped" stripe_count = 1 stripes = ["pv0", 3] } } } } # end`)
+	f.Add(`g { extent_size = 8 physical_volumes { pv0 { id = "a-bc" pe_start = 2048 } pv1 { id = "d" pe_start = 2048 } }
+logical_volumes { a { status = ["VISIBLE"] segment_count = 2 segment1 { start_extent = 0 extent_count = 2 type = "striped" stripes = ["pv0", 0] }
+segment2 { start_extent = 2 extent_count = 1 type = "striped" stripes = ["pv0", 9] } }
+b { status = ["VISIBLE"] segment_count = 1 segment1 { start_extent = 0 extent_count = 2 type = "striped" stripes = ["pv1", 0] } }
+snapshot0 { segment_count = 1 segment1 { type = "snapshot" origin = "a" cow_store = "b" } } } }`)
 	f.Fuzz(func(t *testing.T, text string) {
-		volumes, err := readGroup([]byte(text), "abc", 1<<30)
-		if err != nil {
-			return
-		}
-		for _, v := range volumes {
-			for _, p := range v.Parts {
-				if p.Offset < 0 || p.Length <= 0 || p.End() > 1<<30 {
-					t.Fatalf("%v", p)
+		const size = 1 << 30
+		own := []volume.Extent{{Offset: 0, Length: 2048}, {Offset: 4096, Length: 1000 << 10}}
+		var parts []volume.Extent
+		fstest.Limits(t, int64(len(text)), func() {
+			volumes, err := readGroup([]byte(text), "abc", size, own)
+			if err != nil {
+				return
+			}
+			parts = own
+			for _, v := range volumes {
+				total := int64(0)
+				for _, p := range v.Parts {
+					if p.Offset < 0 || p.Length <= 0 || p.End() > size {
+						t.Fatalf("%v", p)
+					}
+					total += p.Length
 				}
+				if v.Why == nil && total != v.Size || v.Why != nil && len(v.Parts) > 0 {
+					t.Fatalf("%s has %d bytes of %d: %v", v.Name, total, v.Size, v.Why)
+				}
+				parts = append(parts, v.Parts...)
+			}
+		})
+		slices.SortFunc(parts, func(a, b volume.Extent) int { return cmp.Compare(a.Offset, b.Offset) })
+		for i := 1; i < len(parts); i++ {
+			if parts[i-1].End() > parts[i].Offset {
+				t.Fatalf("%v and %v overlap", parts[i-1], parts[i])
 			}
 		}
 	})

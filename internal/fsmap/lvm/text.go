@@ -110,8 +110,8 @@ func (p *parser) section(depth int) *section {
 			return s
 		}
 		switch sign := p.token(); {
-		case name == "" || strings.Contains("{}[]=,", name) || depth == mostDepth:
-			p.failed = true
+		case name == "" || strings.Contains("{}[]=,", name) || depth == mostDepth, s.sections[name] != nil, s.values[name] != nil:
+			p.failed = true // names that come twice would be looked at twice
 		case sign == "{":
 			s.names = append(s.names, name)
 			s.sections[name] = p.section(depth + 1)

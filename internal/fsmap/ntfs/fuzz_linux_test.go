@@ -3,19 +3,20 @@ package ntfs
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"prestage/internal/fsmap/fstest"
 	"prestage/internal/fsmap/volume"
 	"prestage/internal/testenv"
 )
 
-// tiny returns real volumes of less than 2 MiB, with the places in them that
-// are worth a change: the boot sector, records and attribute lists.
+// tiny returns real volumes of 3 MiB.
 func tiny(f *testing.F) (images [][]byte) {
 	for _, args := range [][]string{{"-c", "512"}, {"-c", "4096", "-s", "4096"}} {
-		s := mkntfs(f, 2<<20, append(args, "-z", "1")...)
+		s := mkntfs(f, 3<<20, append(args, "-z", "1")...)
 		s.mounted(f, "", func(dir string) {
 			c := newContents()
 			compressedDir(f, filepath.Join(dir, "packed"))
@@ -25,12 +26,35 @@ func tiny(f *testing.F) (images [][]byte) {
 			c.write(f, dir, "a/middle:stream", testenv.Random(4, 5_000))
 			c.write(f, dir, "pagefile.sys", testenv.Random(5, 9_000))
 			c.write(f, dir, "hiberfil.sys", make([]byte, 9_000))
+			// So many pieces that they are in several records.
+			pieces, err := os.Create(filepath.Join(dir, "pieces"))
+			if err != nil {
+				f.Fatal(err)
+			}
+			for i := range int64(150) {
+				if _, err := pieces.WriteAt(testenv.Random(byte(i), 512), i<<16); err != nil {
+					f.Fatal(err)
+				}
+			}
+			if err := pieces.Close(); err != nil {
+				f.Fatal(err)
+			}
 			// So many names that they need an attribute list.
 			for i := range 12 {
 				if err := os.Link(filepath.Join(dir, "a/middle"), filepath.Join(dir, fmt.Sprintf("a/another name of it %d", i))); err != nil {
 					f.Fatal(err)
 				}
 			}
+		})
+		// A log as Windows leaves it.
+		v, _ := s.open(f)
+		in, err := v.inode(recordLogFile)
+		if err != nil {
+			f.Fatal(err)
+		}
+		s.patch(f, in.find(typeData, "").runs[0].cluster*v.geometry.cluster, 8192, func(p []byte) {
+			copy(p, restartPage(1, 7, noClient, logClean))
+			copy(p[4096:], restartPage(1, 6, 0, 0))
 		})
 		b, err := os.ReadFile(s.image)
 		if err != nil {
@@ -44,48 +68,22 @@ func tiny(f *testing.F) (images [][]byte) {
 	return images
 }
 
-// counter is a volume that tells how much of it was read.
-type counter struct {
-	*bytes.Reader
-	bytes int64
-}
-
-func (c *counter) ReadAt(p []byte, off int64) (int, error) {
-	c.bytes += int64(len(p))
-	return c.Reader.ReadAt(p, off)
-}
-
-// FuzzOpen changes bytes of real volumes: whatever they then say, all extents lie
-// inside, what is free ascends and is no file's, and there is an end to it.
+// FuzzOpen changes real volumes: whatever they then say, all extents lie inside,
+// what is free ascends and is no file's, and there is an end to it.
 func FuzzOpen(f *testing.F) {
-	images := tiny(f)
-	for i, b := range images {
-		f.Add(uint8(i), []byte{})
-		f.Add(uint8(i), []byte{0x28, 0, 0, 1})
-		// A byte of each record, or of what looks like one.
-		for at := 0; at+512 <= len(b); at += 512 {
-			if string(b[at:at+4]) != "FILE" || b[at+0x16]&1 == 0 {
-				continue
-			}
-			for _, in := range []int{0x14, 0x20, 0x3C, 0xA0, 0x138, 0x140, 0x150} {
-				f.Add(uint8(i), []byte{byte(at + in), byte((at + in) >> 8), byte((at + in) >> 16), 0x41})
-			}
-		}
+	var mutants []*fstest.Mutant
+	for _, b := range tiny(f) {
+		mutants = append(mutants, fstest.MutantOf(f, b, Open, le, nil))
 	}
+	fstest.AddSeeds(f, len(mutants))
 	f.Fuzz(func(t *testing.T, which uint8, changes []byte) {
-		b := bytes.Clone(images[int(which)%len(images)])
-		for ; len(changes) >= 4; changes = changes[4:] {
-			at := (int(changes[0]) | int(changes[1])<<8 | int(changes[2])<<16) % len(b)
-			b[at] = changes[3]
-		}
-		r := &counter{Reader: bytes.NewReader(b)}
-		v, err := Open(r, int64(len(b)))
-		if err == nil {
-			checkVolume(t, v.(*fileSystem), int64(len(b)))
-		}
-		if most := int64(len(b)) * 16; r.bytes > most {
-			t.Fatalf("%d bytes were read of %d", r.bytes, len(b))
-		}
+		fstest.Fuzz(t, mutants, which, changes, func(r io.ReaderAt, size int64) (volume.FileSystem, error) {
+			v, err := Open(r, size)
+			if err == nil {
+				checkVolume(t, v.(*fileSystem), size)
+			}
+			return v, err
+		})
 	})
 }
 

@@ -81,6 +81,9 @@ func (fs *fileSystem) Name() string { return "ntfs" }
 // returns the records of the root's hiberfil.sys.
 func (fs *fileSystem) check() (hibernation []int64, err error) {
 	used := &usedMap{fs: fs}
+	if err := used.check(run{length: 1}); err != nil { // the boot sector is there
+		return nil, err
+	}
 	claimed := int64(0)
 	in := inode{fs: fs, claim: func(r run) error {
 		// A cluster belongs to one attribute. That bounds all the work, too.

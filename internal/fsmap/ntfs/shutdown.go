@@ -76,7 +76,7 @@ func (fs *fileSystem) checkLog() error {
 	if err := fs.content(&log, p, 0); err != nil {
 		return fmt.Errorf("NTFS log: %w", err)
 	}
-	if len(p) >= stride && len(bytes.Trim(p, "\xFF")) == 0 {
+	if len(p) >= stride && bytes.Count(p, []byte{0xFF}) == len(p) {
 		return nil // ntfs-3g and mkntfs leave it so
 	}
 	last, err := lastRestart(p)

@@ -58,7 +58,13 @@ func table(r io.ReaderAt, size, sector, at int64) ([]Partition, error) {
 	if crc32.ChecksumIEEE(entries) != le.Uint32(h[88:]) {
 		return nil, nil
 	}
-	list := []Partition{}
+	list := []Partition{{ofTable, at, sector}}
+	if n := count * width; n > 0 {
+		list = append(list, Partition{ofTable, int64(first) * sector, n})
+	}
+	if other := le.Uint64(h[32:]); other > 0 && other < uint64(size/sector) && int64(other)*sector != at {
+		list = append(list, Partition{ofTable, int64(other) * sector, sector})
+	}
 	for i := range count {
 		e := entries[i*width:][:gptEntrySize]
 		if [16]byte(e) == [16]byte{} {
@@ -70,7 +76,7 @@ func table(r io.ReaderAt, size, sector, at int64) ([]Partition, error) {
 		}
 		list = append(list, Partition{int(i + 1), int64(from) * sector, int64(to-from+1) * sector})
 	}
-	if len(list) > mostPartitions {
+	if len(list) > mostPartitions+3 {
 		return nil, damaged("more than %d partitions", mostPartitions)
 	}
 	return list, nil

@@ -109,9 +109,10 @@ func read(r io.ReaderAt, size int64) (list []Partition, err error) {
 // has one logical partition, relative to itself, and the place of the next one,
 // relative to the extended partition.
 func readLogical(r io.ReaderAt, size int64, extended entry) (list []Partition, err error) {
+	logical := 0
 	for next := int64(0); ; {
-		number := firstLogical + len(list)
-		if len(list) == mostPartitions {
+		number := firstLogical + logical
+		if len(list) >= 2*mostPartitions {
 			return nil, damaged("more than %d logical partitions", mostPartitions)
 		}
 		here := (extended.start + next) * sector
@@ -131,7 +132,9 @@ func readLogical(r io.ReaderAt, size int64, extended entry) (list []Partition, e
 				return nil, damaged("logical partition %d lies outside", number)
 			}
 			list = append(list, p)
+			logical++
 		}
+		list = append(list, Partition{ofTable, here, recordSize})
 		link := entries[1]
 		if link.kind == typeEmpty || link.count == 0 {
 			return list, nil

@@ -1,12 +1,7 @@
 package xfs
 
-// A group's trees: of its free space and of its inodes.
+// A group's trees.
 const (
-	freeMagic4  = 0x41425442 // ABTB
-	freeMagic5  = 0x41423342 // AB3B
-	inodeMagic4 = 0x49414254 // IABT
-	inodeMagic5 = 0x49414233 // IAB3
-
 	header4   = 16
 	header5   = 56
 	mostDepth = 16      // of any tree
@@ -19,13 +14,18 @@ const (
 // kind says of which kind a group's tree is.
 type kind struct {
 	name           string
-	magic4, magic5 uint32
+	magic4, magic5 string
 	record, key    int64 // bytes
+	ordered        bool  // by the number that records and keys begin with
 }
 
 var (
-	freeTree  = &kind{"free space", freeMagic4, freeMagic5, freeSize, 8}
-	inodeTree = &kind{"inodes", inodeMagic4, inodeMagic5, chunkSize, 4}
+	freeTree       = &kind{"free space", "ABTB", "AB3B", freeSize, 8, true}
+	sizeTree       = &kind{"sizes of free space", "ABTC", "AB3C", freeSize, 8, false}
+	inodeTree      = &kind{"inodes", "IABT", "IAB3", chunkSize, 4, true}
+	freeInodeTree  = &kind{"free inodes", "FIBT", "FIB3", chunkSize, 4, true}
+	ownerTree      = &kind{"owners", "", "RMB3", 24, 40, false}
+	referencesTree = &kind{"references", "", "R3FC", 12, 4, false}
 )
 
 // tree is a tree in a group.
@@ -65,7 +65,7 @@ func (fs *fileSystem) node(t *tree, b int64, level int, p []byte) (*node, error)
 	if level > 0 {
 		most = int64(len(n.body)) / (t.key + 4)
 	}
-	if be.Uint32(p) != magic || n.level != level || int64(n.n) > most || n.n == 0 && b != t.root {
+	if string(p[:4]) != magic || n.level != level || int64(n.n) > most || n.n == 0 && b != t.root {
 		return nil, damaged("group %d: block %d is not of the tree of %s", t.group, b, t.name)
 	}
 	if fs.v5 && (!summed(p, treeSum) || int64(be.Uint64(p[16:])) != at*(fs.block/512) ||
@@ -121,7 +121,7 @@ func (w *walker) node(b int64, level int, key int64) error {
 	for i := range n.n {
 		record := n.body[int64(i)*size : int64(i+1)*size]
 		first := int64(be.Uint32(record))
-		if i == 0 && key >= 0 && first != key {
+		if w.t.ordered && i == 0 && key >= 0 && first != key {
 			return damaged("group %d: a key in the tree of %s is wrong", w.t.group, w.t.name)
 		}
 		if level > 0 {
@@ -130,7 +130,7 @@ func (w *walker) node(b int64, level int, key int64) error {
 			}
 			continue
 		}
-		if first <= w.next {
+		if w.t.ordered && first <= w.next {
 			return damaged("group %d: the tree of %s is out of order", w.t.group, w.t.name)
 		}
 		w.next = first

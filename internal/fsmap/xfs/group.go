@@ -25,6 +25,7 @@ const (
 type group struct {
 	number       int64
 	free, inodes tree
+	others       []tree
 	freeBlocks   int64
 	reserve      []int64 // blocks for the trees of free space, which are used
 }
@@ -67,6 +68,20 @@ func (fs *fileSystem) group(number int64) (*group, error) {
 		free:       tree{freeTree, number, int64(be.Uint32(free[16:])), int(be.Uint32(free[28:]))},
 		inodes:     tree{inodeTree, number, int64(be.Uint32(inodes[20:])), int(be.Uint32(inodes[24:]))},
 		freeBlocks: int64(be.Uint32(free[52:])),
+	}
+	g.others = append(g.others, tree{sizeTree, number, int64(be.Uint32(free[20:])), int(be.Uint32(free[32:]))})
+	for _, t := range []struct {
+		feature    uint32
+		kind       *kind
+		root, deep []byte
+	}{
+		{roReverse, ownerTree, free[24:], free[36:]},
+		{roReflink, referencesTree, free[88:], free[92:]},
+		{roFreeInodes, freeInodeTree, inodes[328:], inodes[332:]},
+	} {
+		if fs.ro&t.feature != 0 {
+			g.others = append(g.others, tree{t.kind, number, int64(be.Uint32(t.root)), int(be.Uint32(t.deep))})
+		}
 	}
 	if g.free.levels < 1 || g.free.levels > mostDepth {
 		return nil, damaged("group %d: a tree of %d levels", number, g.free.levels)
@@ -124,8 +139,19 @@ func (fs *fileSystem) freeOf(ctx context.Context, g *group, yield func(volume.Ex
 		}
 		return err
 	}
-	for _, b := range append([]int64{g.inodes.root}, g.reserve...) {
+	for _, b := range g.reserve {
 		if err := used(b, 1); err != nil {
+			return err
+		}
+	}
+	see := func(b int64) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		return used(b, 1)
+	}
+	for _, t := range append(g.others, g.inodes) {
+		if err := fs.walk(&t, see, func([]byte) error { return nil }); err != nil {
 			return err
 		}
 	}
@@ -134,12 +160,7 @@ func (fs *fileSystem) freeOf(ctx context.Context, g *group, yield func(volume.Ex
 			return err
 		}
 	}
-	err := fs.walk(&g.free, func(b int64) error {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		return used(b, 1)
-	}, func(record []byte) error {
+	err := fs.walk(&g.free, see, func(record []byte) error {
 		b, n := int64(be.Uint32(record)), int64(be.Uint32(record[4:]))
 		if !fs.inGroup(g.number, b, n) || b < end {
 			return damaged("group %d: %d free blocks at %d", g.number, n, b)

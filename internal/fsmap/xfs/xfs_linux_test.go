@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -227,40 +226,4 @@ func change(t *testing.T, image string, at int64) {
 	if _, err := f.WriteAt([]byte{0xa5}, at); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// FuzzOpen changes bytes of real volumes. They are small ones, and all but the
-// first MiB of most groups is left out.
-func FuzzOpen(f *testing.F) {
-	testenv.Need(f, "mkfs.xfs")
-	dir := f.TempDir()
-	var images [][]byte
-	for i, options := range [][]string{{"-m", "crc=0"}, {}} {
-		proto := filepath.Join(dir, "proto")
-		content := filepath.Join(dir, "content")
-		if err := os.WriteFile(content, testenv.Random(1, 60_000), 0o644); err != nil {
-			f.Fatal(err)
-		}
-		if err := os.WriteFile(proto, []byte("/dev/null\n0 0\nd--755 0 0\nfile ---644 0 0 "+content+"\nother ---644 0 0 "+content+"\n$\n"), 0o644); err != nil {
-			f.Fatal(err)
-		}
-		image := filepath.Join(dir, strconv.Itoa(i))
-		args := append([]string{"-q", "-f", "-d", "file,name=" + image + ",size=16m", "-p", proto}, options...)
-		cmd := exec.Command("mkfs.xfs", args...)
-		// Volumes this small are for tests alone, and mkfs.xfs asks for that.
-		cmd.Env = append(os.Environ(), "TEST_DIR=x", "TEST_DEV=x", "QA_CHECK_FS=x")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			f.Fatalf("%v\n%s", err, out)
-		}
-		b, err := os.ReadFile(image)
-		if err != nil {
-			f.Fatal(err)
-		}
-		images = append(images, b)
-		f.Add(uint8(i), []byte{})
-		f.Add(uint8(i), []byte{0x60, 0x04, 0, 0xff, 0x18, 0x04, 0, 7})
-	}
-	f.Fuzz(func(t *testing.T, which uint8, changes []byte) {
-		fstest.Check(t, fstest.Change(images[int(which)%len(images)], changes), Open)
-	})
 }
