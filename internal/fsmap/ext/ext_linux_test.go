@@ -56,6 +56,10 @@ func makeImage(t *testing.T, size int64, options ...string) string {
 }
 
 func TestVolumes(t *testing.T) {
+	bad := filepath.Join(t.TempDir(), "bad")
+	if err := os.WriteFile(bad, []byte("9000\n9001\n12345\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for name, options := range map[string][]string{
 		"ext4":          nil,
 		"1 KiB":         {"-b", "1024"},
@@ -70,12 +74,28 @@ func TestVolumes(t *testing.T) {
 		"sparse_super2": {"-O", "sparse_super2,^resize_inode"},
 		"no flex_bg":    {"-O", "^flex_bg", "-b", "1024"},
 		"128 bytes":     {"-I", "128"},
+		"mmp":           {"-O", "mmp"},
+		"orphan file":   {"-O", "orphan_file"},
+		"bad blocks":    {"-b", "4096", "-l", bad},
 	} {
 		t.Run(name, func(t *testing.T) {
 			image := makeImage(t, 64<<20, options...)
 			fstest.Mounted(t, image, func(dir string) { fstest.Fill(t, dir, 400) })
 			fstest.Compare(t, image, Open, freeBlocks(t, image))
 		})
+	}
+}
+
+// TestResized has a volume that became larger, and then smaller.
+func TestResized(t *testing.T) {
+	testenv.Need(t, "resize2fs", "e2fsck")
+	image := makeImage(t, 256<<20, "-b", "1024")
+	fstest.Run(t, "resize2fs", image, "40M")
+	fstest.Mounted(t, image, func(dir string) { fstest.Fill(t, dir, 400) })
+	for _, size := range []string{"250M", "60M"} {
+		fstest.Run(t, "e2fsck", "-f", "-p", image)
+		fstest.Run(t, "resize2fs", image, size)
+		fstest.Compare(t, image, Open, freeBlocks(t, image))
 	}
 }
 
