@@ -43,7 +43,7 @@ each. It can be interrupted at any moment, and goes on from there.`,
 			if controlled {
 				return a.runControlled()
 			}
-			return service.Run(cmd.Context(), a.newAgent(a.agentLog()).Run)
+			return service.Run(cmd.Context(), a.newAgent(a.serviceLog()).Run)
 		},
 	}
 	cmd.Flags().BoolVar(&controlled, "service", false, "run under the service control manager of Windows, which starts it so")
@@ -52,8 +52,8 @@ each. It can be interrupted at any moment, and goes on from there.`,
 
 func (a *app) newAgent(log slog.Handler) *agent.Agent { return agent.New(a.host(), slog.New(log)) }
 
-// agentLog returns where an agent tells what it does.
-func (a *app) agentLog() slog.Handler {
+// serviceLog returns where a program that runs as a service tells what it does.
+func (a *app) serviceLog() slog.Handler {
 	if a.json {
 		return slog.NewJSONHandler(a.out, nil)
 	}

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// serverKey is where a script keeps its server.
+type serverKey struct{}
+
+// scriptServer is a running "prestage serve".
+type scriptServer struct {
+	cmd   *exec.Cmd
+	ended chan error
+}
+
+var servedAt = regexp.MustCompile(`is served at (\S+)`)
+
+// server ARG… starts "prestage serve ARG…" on a free port of loopback, with what
+// it says in the files server.err and server.out, and sets $SERVER to the URL of
+// the packages. "server stop" tells it to end, which it must do with exit code 0;
+// so does the end of the script.
+func startServer(ts *testscript.TestScript, _ bool, args []string) {
+	s := ts.Value(serverKey{}).(*scriptServer)
+	if slices.Equal(args, []string{"stop"}) {
+		s.stop(ts)
+		return
+	}
+	exe, err := exec.LookPath("prestage")
+	ts.Check(err)
+	said, err := os.Create(ts.MkAbs("server.err"))
+	ts.Check(err)
+	defer said.Close()
+	out, err := os.Create(ts.MkAbs("server.out"))
+	ts.Check(err)
+	defer out.Close()
+	cmd := exec.Command(exe, append([]string{"serve", "--listen", "127.0.0.1:0"}, args...)...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = ts.MkAbs("."), out, said
+	cmd.Env = append(os.Environ(), "PRESTAGE_CONFIG="+ts.Getenv("PRESTAGE_CONFIG"))
+	ts.Check(cmd.Start())
+	s.cmd, s.ended = cmd, make(chan error, 1)
+	go func() { s.ended <- cmd.Wait() }()
+	ts.Defer(func() { s.stop(ts) })
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		b, err := os.ReadFile(said.Name())
+		ts.Check(err)
+		if m := servedAt.FindSubmatch(b); m != nil {
+			ts.Setenv("SERVER", string(m[1]))
+			return
+		}
+		if len(s.ended) > 0 || time.Now().After(end) {
+			ts.Fatalf("the server does not say where it listens:\n%s", b)
+		}
+	}
+}
+
+func (s *scriptServer) stop(ts *testscript.TestScript) {
+	if s.cmd == nil {
+		return
+	}
+	s.cmd.Process.Signal(syscall.SIGTERM)
+	err := <-s.ended
+	s.cmd = nil
+	b, _ := os.ReadFile(ts.MkAbs("server.err"))
+	ts.Logf("the server says:\n%s", b)
+	ts.Check(err)
+}

@@ -1,0 +1,133 @@
+package server
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/zeebo/blake3"
+
+	"prestage/ckm"
+	"prestage/internal/repo"
+)
+
+// How long caches may keep what they got, in the words of Cache-Control.
+const (
+	cacheForever = "max-age=31536000, immutable" // packages: they never change
+	cacheShortly = "max-age=15"                  // what tells which packages there are
+)
+
+// mostRanges is how many ranges of a file a request may ask for: who wants more
+// wants trouble.
+const mostRanges = 64
+
+// handler returns what answers requests. Paths are compared, never joined: what a
+// client sends does not reach the file system, but for the name of a package.
+func (s *Server) handler() http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		w := &answer{ResponseWriter: rw}
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			w.Header().Set("Allow", "GET, HEAD")
+			fail(w, http.StatusMethodNotAllowed)
+			return
+		}
+		name, below := strings.CutPrefix(r.URL.Path, Prefix)
+		switch {
+		case r.URL.Path == "/", r.URL.Path+"/" == Prefix:
+			http.Redirect(w, r, Prefix, http.StatusPermanentRedirect)
+		case !below:
+			fail(w, http.StatusNotFound)
+		case name == "":
+			s.listing(w, r)
+		case name == repo.CatalogName:
+			s.catalog(w, r)
+		default:
+			s.file(w, r, name)
+		}
+	})
+}
+
+// fail answers with an error, in a line for people.
+func fail(w http.ResponseWriter, code int) {
+	http.Error(w, fmt.Sprintf("%d %s", code, http.StatusText(code)), code)
+}
+
+// file answers with a package's file.
+func (s *Server) file(w http.ResponseWriter, r *http.Request, name string) {
+	if _, _, _, ok := ckm.ParseFileName(name); !ok {
+		fail(w, http.StatusNotFound)
+		return
+	}
+	e, f, err := s.shelf.open(r.Context(), name)
+	if err != nil {
+		s.failShelf(w, r, err)
+		return
+	}
+	defer f.Close()
+	h := w.Header()
+	h.Set("Content-Type", "application/octet-stream")
+	h.Set("Cache-Control", cacheForever)
+	// Digest and time are those of the package: the same wherever it is served.
+	h.Set("ETag", fmt.Sprintf("%q", e.PackageDigest+name[strings.LastIndexByte(name, '.'):]))
+	created := e.Created
+	if created.After(time.Now()) {
+		created = time.Time{} // RFC 9110, 8.8.2.1: not later than the answer
+	}
+	serve(w, r, created, f)
+}
+
+// failShelf answers to what the shelf could not do.
+func (s *Server) failShelf(w http.ResponseWriter, r *http.Request, err error) {
+	switch {
+	case errors.Is(err, repo.ErrNotFound):
+		fail(w, http.StatusNotFound)
+	case r.Context().Err() != nil: // nobody listens
+	default:
+		s.config.Log.Error(fmt.Sprintf("the folder of packages cannot be read: %v", err))
+		w.Header().Set("Retry-After", "30")
+		fail(w, http.StatusServiceUnavailable)
+	}
+}
+
+// catalog answers with catalog.json, made from what can be seen.
+func (s *Server) catalog(w http.ResponseWriter, r *http.Request) {
+	entries, err := s.shelf.list(r.Context())
+	if err != nil {
+		s.failShelf(w, r, err)
+		return
+	}
+	c := repo.Catalog{Format: 1, Images: entries}
+	s.text(w, r, "application/json", c.Encode())
+}
+
+// text answers with what tells which packages there are.
+func (s *Server) text(w http.ResponseWriter, r *http.Request, kind string, b []byte) {
+	sum := blake3.Sum256(b)
+	w.Header().Set("Content-Type", kind)
+	w.Header().Set("Cache-Control", cacheShortly)
+	w.Header().Set("ETag", `"`+hex.EncodeToString(sum[:16])+`"`)
+	serve(w, r, time.Time{}, bytes.NewReader(b))
+}
+
+// serve is http.ServeContent that leaves out what RFC 9110 (14.2) says must be
+// ignored: ranges of other units, and ranges of a HEAD request; and that refuses
+// an excess of ranges (15.5.17).
+func serve(w http.ResponseWriter, r *http.Request, modified time.Time, content io.ReadSeeker) {
+	unit, ranges, _ := strings.Cut(r.Header.Get("Range"), "=")
+	switch {
+	case r.Method == http.MethodHead || !strings.EqualFold(unit, "bytes"):
+		r.Header.Del("Range")
+	case strings.Count(ranges, ",") >= mostRanges:
+		fail(w, http.StatusRequestedRangeNotSatisfiable)
+		return
+	default:
+		r.Header.Set("Range", "bytes="+ranges)
+	}
+	http.ServeContent(w, r, "", modified, content)
+}
