@@ -56,8 +56,10 @@ func scriptParams(t *testing.T, dir string) testscript.Params {
 			"ext4":     makeExt4(t),
 			"serve":    serve,
 			"server":   startServer,
-			"fill":     fill,
-			"line":     addLine,
+
+			"certificates": certificates(t),
+			"fill":         fill,
+			"line":         addLine,
 		},
 	}
 }

@@ -3,12 +3,16 @@ package main
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"syscall"
+	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"prestage/internal/testenv"
 )
 
 // serverKey is where a script keeps its server.
@@ -70,4 +74,24 @@ func (s *scriptServer) stop(ts *testscript.TestScript) {
 	b, _ := os.ReadFile(ts.MkAbs("server.err"))
 	ts.Logf("the server says:\n%s", b)
 	ts.Check(err)
+}
+
+// certificates DIR NAME… makes files for TLS: ca.pem, and NAME.pem and NAME.key,
+// which it has signed, with NAME for a name. Certificates called expired are.
+func certificates(t *testing.T) func(ts *testscript.TestScript, _ bool, args []string) {
+	return func(ts *testscript.TestScript, _ bool, args []string) {
+		dir := ts.MkAbs(args[0])
+		ts.Check(os.MkdirAll(dir, 0o755))
+		a := testenv.NewAuthority(t)
+		b, err := os.ReadFile(a.File)
+		ts.Check(err)
+		ts.Check(os.WriteFile(filepath.Join(dir, "ca.pem"), b, 0o644))
+		for _, name := range args[1:] {
+			lasts := time.Hour
+			if name == "expired" {
+				lasts = -time.Hour
+			}
+			a.IssueTo(t, filepath.Join(dir, name+".pem"), filepath.Join(dir, name+".key"), name, lasts)
+		}
+	}
 }

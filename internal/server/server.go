@@ -6,6 +6,7 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -25,17 +26,26 @@ const Prefix = "/MEDVImages/"
 type Config struct {
 	Folder *repo.Folder
 	Log    *slog.Logger // of what the server does, for people
+	TLS    TLS          // without a certificate, nothing is encrypted
 }
 
 // Server serves a folder of packages.
 type Server struct {
 	config Config
 	shelf  *shelf
+	tls    *tls.Config // nil: nothing is encrypted
 }
 
-// New returns a server.
-func New(c Config) *Server {
-	return &Server{config: c, shelf: newShelf(c.Folder, c.Log)}
+// New returns a server, after reading the files that the configuration names.
+func New(c Config) (*Server, error) {
+	s := &Server{config: c, shelf: newShelf(c.Folder, c.Log)}
+	if c.TLS.Cert != "" {
+		var err error
+		if s.tls, err = c.TLS.config(c.Log); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
 }
 
 // Limits of a request, whoever makes it.
@@ -43,6 +53,7 @@ const (
 	headerTime  = 10 * time.Second // from the first byte of a request's header to its last
 	idleTime    = 2 * time.Minute  // between requests on a connection
 	headerBytes = 64 << 10         // of a request's header: a Kerberos ticket may take most of that
+	streams     = 32               // requests at once on a connection of HTTP/2
 )
 
 // Serve answers on l until ctx ends, which is no error. It calls ready as soon as
@@ -53,12 +64,18 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, ready func()) error 
 		ReadHeaderTimeout: headerTime,
 		IdleTimeout:       idleTime,
 		MaxHeaderBytes:    headerBytes,
+		TLSConfig:         s.tls,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: streams, SendPingTimeout: idleTime / 4},
 		// What clients do wrong is in the log of requests, if anywhere.
 		ErrorLog: log.New(io.Discard, "", 0),
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- web.Serve(l) }()
-	s.config.Log.Info(fmt.Sprintf("%s is served at http://%s%s", s.config.Folder, l.Addr(), Prefix))
+	scheme, serve := "http", web.Serve
+	if s.tls != nil {
+		scheme, serve = "https", func(l net.Listener) error { return web.ServeTLS(l, "", "") }
+	}
+	go func() { ended <- serve(l) }()
+	s.config.Log.Info(fmt.Sprintf("%s is served at %s://%s%s", s.config.Folder, scheme, l.Addr(), Prefix))
 	ready()
 	select {
 	case err := <-ended:

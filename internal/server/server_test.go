@@ -93,7 +93,9 @@ func start(t testing.TB, c Config) *testServer {
 	}
 	s := &testServer{t: t, folder: c.Folder, log: &diary{}}
 	c.Log = slog.New(slog.NewTextHandler(s.log, nil))
-	s.Server = New(c)
+	var err error
+	s.Server, err = New(c)
+	must(t, err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	s.addr = l.Addr().String()
