@@ -58,6 +58,7 @@ func scriptParams(t *testing.T, dir string) testscript.Params {
 			"server":   startServer,
 
 			"certificates": certificates(t),
+			"env-file":     envFile,
 			"fill":         fill,
 			"line":         addLine,
 		},

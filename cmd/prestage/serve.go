@@ -4,12 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"log/slog"
 	"net"
+	"os"
 
 	"github.com/spf13/cobra"
 
+	"prestage/internal/durable"
 	"prestage/internal/server"
+	"prestage/internal/server/access"
 	"prestage/internal/service"
 )
 
@@ -18,6 +23,7 @@ type serveFlags struct {
 	images, listen string
 	tls            server.TLS
 	clientCert     string
+	access         access.Config
 }
 
 func (a *app) serveCommand() *cobra.Command {
@@ -29,6 +35,15 @@ func (a *app) serveCommand() *cobra.Command {
 both of its files are there; packages that are added or removed meanwhile are
 noticed. What the server does is told on standard error, or with --json on
 standard output, a line each.
+
+Everybody may read all packages, unless --users, --tokens, --keytab or --client-ca
+says how readers are known. --rights says who may read which images:
+
+    [[allow]]
+    images = ["win11", "kiosk-*"]
+    readers = ["user:alice", "token:floor2", "certificate:*.example", "kerberos:*@EXAMPLE.COM"]
+
+"*" is all whom the server knows, "anyone" everybody else too.
 
 With --tls-cert and --tls-key it is https://, and HTTP/2. Files that flags name
 are read again when they have changed.`,
@@ -43,7 +58,11 @@ are read again when they have changed.`,
 			if err != nil {
 				return fmt.Errorf("%w; name another address with --listen", err)
 			}
-			return service.Run(cmd.Context(), func(ctx context.Context, ready func()) error { return s.Serve(ctx, l, ready) })
+			err = service.Run(cmd.Context(), func(ctx context.Context, ready func()) error { return s.Serve(ctx, l, ready) })
+			if errors.Is(err, server.ErrOverheard) {
+				return usageError{err}
+			}
+			return err
 		},
 	}
 	imagesFlag(cmd, &f.images)
@@ -53,6 +72,11 @@ are read again when they have changed.`,
 	flags.StringVar(&f.tls.Key, "tls-key", "", "its key, PEM")
 	flags.StringVar(&f.tls.ClientCA, "client-ca", "", "who signs the certificates of clients, PEM; clients without one are refused")
 	flags.StringVar(&f.clientCert, "client-cert", "required", "whether clients need a certificate: required or optional")
+	flags.StringVar(&f.access.Users, "users", "", "who may read by name and password: a file of htpasswd -B")
+	flags.StringVar(&f.access.Tokens, "tokens", "", "who may read by a token: a file of \"serve token\"")
+	flags.StringVar(&f.access.Keytab, "keytab", "", "who may read by a Kerberos ticket: the keys of HTTP/NAME")
+	flags.StringVar(&f.access.Rights, "rights", "", "which images each of them may read: a TOML file (default all)")
+	cmd.AddCommand(a.serveTokenCommand())
 	return cmd
 }
 
@@ -75,5 +99,38 @@ func (a *app) newServer(ctx context.Context, f *serveFlags, log *slog.Logger) (*
 	if _, err := folder.List(ctx); err != nil {
 		return nil, err
 	}
-	return server.New(server.Config{Folder: folder, Log: log, TLS: f.tls})
+	return server.New(server.Config{Folder: folder, Log: log, TLS: f.tls, Access: f.access})
+}
+
+func (a *app) serveTokenCommand() *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:   "token NAME",
+		Short: "Make a token for a machine, and add it to the file of --tokens",
+		Long: `The token is printed, once: the file holds its digest only. The machine sends it when
+it finds it in $PRESTAGE_TOKEN. Who takes the line NAME:… out of the file, takes it back.`,
+		Args: exactly(1, "one NAME"),
+		RunE: func(_ *cobra.Command, args []string) error {
+			if file == "" {
+				return usageError{errors.New("name the file with --tokens")}
+			}
+			have, err := os.ReadFile(file)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			token, line, err := access.NewToken(have, args[0])
+			if err != nil {
+				return fmt.Errorf("%s: %w", file, err)
+			}
+			if len(have) > 0 && have[len(have)-1] != '\n' {
+				have = append(have, '\n')
+			}
+			if err := durable.WriteFile(file, append(have, line...), 0o600); err != nil {
+				return err
+			}
+			return a.print(map[string]string{"name": args[0], "token": token}, func(w io.Writer) { fmt.Fprintln(w, token) })
+		},
+	}
+	cmd.Flags().StringVar(&file, "tokens", "", "the file")
+	return cmd
 }

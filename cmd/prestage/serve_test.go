@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -94,4 +95,10 @@ func certificates(t *testing.T) func(ts *testscript.TestScript, _ bool, args []s
 			a.IssueTo(t, filepath.Join(dir, name+".pem"), filepath.Join(dir, name+".key"), name, lasts)
 		}
 	}
+}
+
+// env-file NAME FILE sets an environment variable to a file's first line.
+func envFile(ts *testscript.TestScript, _ bool, args []string) {
+	line, _, _ := strings.Cut(ts.ReadFile(args[1]), "\n")
+	ts.Setenv(args[0], strings.TrimSpace(line))
 }

@@ -54,7 +54,8 @@ var allowed = map[string][]string{
 	"internal/agent": {"ckm", "internal/client", "internal/durable", "internal/host", "internal/ownfiles", "internal/prestage", "internal/progress",
 		"internal/repo", "internal/settings"},
 	"internal/service":       {"internal/durable"},
-	"internal/server":        {"ckm", "internal/durable", "internal/repo", "internal/server/reload"},
+	"internal/server":        {"ckm", "internal/durable", "internal/repo", "internal/server/access", "internal/server/reload"},
+	"internal/server/access": {"internal/server/reload"},
 	"internal/server/reload": {},
 	"internal/msrpc":         {},
 	"internal/smbhost":       {"internal/acl", "internal/host", "internal/msrpc", "internal/settings"},
@@ -63,7 +64,7 @@ var allowed = map[string][]string{
 	"internal/fleet":      {"internal/durable", "internal/host", "internal/prestage", "internal/repo"},
 	"internal/fleet/view": {"internal/fleet"},
 	"cmd/prestage": {"ckm", "internal/agent", "internal/assemble", "internal/bundle", "internal/client", "internal/disk", "internal/durable", "internal/fleet", "internal/fleet/view", "internal/fsmap", "internal/fsmap/guest", "internal/fsmap/volume", "internal/host",
-		"internal/localhost", "internal/pack", "internal/prestage", "internal/repo", "internal/server", "internal/service", "internal/settings", "internal/smbhost", "internal/sshhost", "internal/verify"},
+		"internal/localhost", "internal/pack", "internal/prestage", "internal/repo", "internal/server", "internal/server/access", "internal/service", "internal/settings", "internal/smbhost", "internal/sshhost", "internal/verify"},
 
 	"internal/host/hosttest": {"internal/acl", "internal/host", "internal/settings"},
 	"internal/testenv":       {},

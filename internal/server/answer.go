@@ -3,6 +3,8 @@ package server
 import (
 	"io"
 	"net/http"
+
+	"prestage/internal/server/access"
 )
 
 // answer is what a request is answered with.
@@ -10,6 +12,9 @@ type answer struct {
 	http.ResponseWriter
 	code  int   // 0: nothing was sent yet
 	bytes int64 // of the body
+
+	reader  access.Reader
+	problem error // why the reader was not believed
 }
 
 // slice is how many bytes of a file are handed to the system at once.

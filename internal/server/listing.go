@@ -3,7 +3,6 @@ package server
 import (
 	"bytes"
 	"html/template"
-	"net/http"
 	"net/url"
 
 	"github.com/docker/go-units"
@@ -33,17 +32,11 @@ td, th { padding: .2em 1.5em .2em 0; text-align: left }
 {{end}}<p><a href="./` + repo.CatalogName + `">` + repo.CatalogName + `</a>
 `))
 
-// listing answers with a page for people.
-func (s *Server) listing(w http.ResponseWriter, r *http.Request) {
-	entries, err := s.shelf.list(r.Context())
-	if err != nil {
-		s.failShelf(w, r, err)
-		return
-	}
+// listing makes a page for people.
+func listing(entries []repo.Entry) []byte {
 	var b bytes.Buffer
 	if err := listingPage.Execute(&b, entries); err != nil {
 		panic(err) // plain data
 	}
-	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
-	s.text(w, r, "text/html; charset=utf-8", b.Bytes())
+	return b.Bytes()
 }

@@ -14,6 +14,7 @@ import (
 
 	"prestage/ckm"
 	"prestage/internal/repo"
+	"prestage/internal/server/access"
 )
 
 // How long caches may keep what they got, in the words of Cache-Control.
@@ -21,6 +22,9 @@ const (
 	cacheForever = "max-age=31536000, immutable" // packages: they never change
 	cacheShortly = "max-age=15"                  // what tells which packages there are
 )
+
+// retryAfter is when a client may try again, in seconds.
+const retryAfter = "15"
 
 // mostRanges is how many ranges of a file a request may ask for: who wants more
 // wants trouble.
@@ -30,27 +34,31 @@ const mostRanges = 64
 // client sends does not reach the file system, but for the name of a package.
 func (s *Server) handler() http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		w := &answer{ResponseWriter: rw}
-		w.Header().Set("X-Content-Type-Options", "nosniff")
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			w.Header().Set("Allow", "GET, HEAD")
-			fail(w, http.StatusMethodNotAllowed)
-			return
-		}
-		name, below := strings.CutPrefix(r.URL.Path, Prefix)
-		switch {
-		case r.URL.Path == "/", r.URL.Path+"/" == Prefix:
-			http.Redirect(w, r, Prefix, http.StatusPermanentRedirect)
-		case !below:
-			fail(w, http.StatusNotFound)
-		case name == "":
-			s.listing(w, r)
-		case name == repo.CatalogName:
-			s.catalog(w, r)
-		default:
-			s.file(w, r, name)
-		}
+		s.route(&answer{ResponseWriter: rw}, r)
 	})
+}
+
+func (s *Server) route(w *answer, r *http.Request) {
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		fail(w, http.StatusMethodNotAllowed)
+		return
+	}
+	name, below := strings.CutPrefix(r.URL.Path, Prefix)
+	switch {
+	case r.URL.Path == "/", r.URL.Path+"/" == Prefix:
+		http.Redirect(w, r, Prefix, http.StatusPermanentRedirect)
+	case !below:
+		fail(w, http.StatusNotFound)
+	case !s.admit(w, r):
+	case name == "":
+		s.list(w, r, "text/html; charset=utf-8", listing)
+	case name == repo.CatalogName:
+		s.list(w, r, "application/json", catalog)
+	default:
+		s.file(w, r, name)
+	}
 }
 
 // fail answers with an error, in a line for people.
@@ -58,10 +66,21 @@ func fail(w http.ResponseWriter, code int) {
 	http.Error(w, fmt.Sprintf("%d %s", code, http.StatusText(code)), code)
 }
 
+// later answers that the same request may succeed in a while.
+func later(w http.ResponseWriter, code int) {
+	w.Header().Set("Retry-After", retryAfter)
+	fail(w, code)
+}
+
 // file answers with a package's file.
-func (s *Server) file(w http.ResponseWriter, r *http.Request, name string) {
-	if _, _, _, ok := ckm.ParseFileName(name); !ok {
+func (s *Server) file(w *answer, r *http.Request, name string) {
+	image, _, ext, ok := ckm.ParseFileName(name)
+	if !ok {
 		fail(w, http.StatusNotFound)
+		return
+	}
+	if !s.gate.MayRead(w.reader, image) {
+		s.refuse(w)
 		return
 	}
 	e, f, err := s.shelf.open(r.Context(), name)
@@ -70,11 +89,10 @@ func (s *Server) file(w http.ResponseWriter, r *http.Request, name string) {
 		return
 	}
 	defer f.Close()
-	h := w.Header()
-	h.Set("Content-Type", "application/octet-stream")
-	h.Set("Cache-Control", cacheForever)
+	w.Header().Set("Content-Type", "application/octet-stream")
+	keep(w, cacheForever, s.gate.MayRead(access.Nobody, image))
 	// Digest and time are those of the package: the same wherever it is served.
-	h.Set("ETag", fmt.Sprintf("%q", e.PackageDigest+name[strings.LastIndexByte(name, '.'):]))
+	w.Header().Set("ETag", `"`+e.PackageDigest+ext+`"`)
 	created := e.Created
 	if created.After(time.Now()) {
 		created = time.Time{} // RFC 9110, 8.8.2.1: not later than the answer
@@ -90,29 +108,34 @@ func (s *Server) failShelf(w http.ResponseWriter, r *http.Request, err error) {
 	case r.Context().Err() != nil: // nobody listens
 	default:
 		s.config.Log.Error(fmt.Sprintf("the folder of packages cannot be read: %v", err))
-		w.Header().Set("Retry-After", "30")
-		fail(w, http.StatusServiceUnavailable)
+		later(w, http.StatusServiceUnavailable)
 	}
 }
 
-// catalog answers with catalog.json, made from what can be seen.
-func (s *Server) catalog(w http.ResponseWriter, r *http.Request) {
+// list answers with what tells which packages there are, those that the reader may
+// read.
+func (s *Server) list(w *answer, r *http.Request, kind string, render func([]repo.Entry) []byte) {
+	if !s.gate.MayLook(w.reader) {
+		s.refuse(w)
+		return
+	}
 	entries, err := s.shelf.list(r.Context())
 	if err != nil {
 		s.failShelf(w, r, err)
 		return
 	}
-	c := repo.Catalog{Format: 1, Images: entries}
-	s.text(w, r, "application/json", c.Encode())
-}
-
-// text answers with what tells which packages there are.
-func (s *Server) text(w http.ResponseWriter, r *http.Request, kind string, b []byte) {
+	b := render(s.readable(entries, w.reader))
 	sum := blake3.Sum256(b)
 	w.Header().Set("Content-Type", kind)
-	w.Header().Set("Cache-Control", cacheShortly)
+	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
+	keep(w, cacheShortly, s.gate.Open())
 	w.Header().Set("ETag", `"`+hex.EncodeToString(sum[:16])+`"`)
 	serve(w, r, time.Time{}, bytes.NewReader(b))
+}
+
+// catalog makes catalog.json.
+func catalog(entries []repo.Entry) []byte {
+	return (&repo.Catalog{Format: 1, Images: entries}).Encode()
 }
 
 // serve is http.ServeContent that leaves out what RFC 9110 (14.2) says must be

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"prestage/internal/repo"
+	"prestage/internal/server/access"
 )
 
 // Prefix is the path that packages are under, which MED-V calls an alias.
@@ -27,6 +28,7 @@ type Config struct {
 	Folder *repo.Folder
 	Log    *slog.Logger // of what the server does, for people
 	TLS    TLS          // without a certificate, nothing is encrypted
+	Access access.Config
 }
 
 // Server serves a folder of packages.
@@ -34,18 +36,32 @@ type Server struct {
 	config Config
 	shelf  *shelf
 	tls    *tls.Config // nil: nothing is encrypted
+	gate   *access.Gate
 }
 
 // New returns a server, after reading the files that the configuration names.
 func New(c Config) (*Server, error) {
 	s := &Server{config: c, shelf: newShelf(c.Folder, c.Log)}
+	c.Access.Certificates = c.TLS.ClientCA != ""
+	var err error
+	if s.gate, err = access.New(c.Access, c.Log); err != nil {
+		return nil, err
+	}
 	if c.TLS.Cert != "" {
-		var err error
 		if s.tls, err = c.TLS.config(c.Log); err != nil {
 			return nil, err
 		}
 	}
 	return s, nil
+}
+
+// ErrOverheard says that passwords or tokens would be sent to the server without
+// encryption over a network.
+var ErrOverheard = errors.New("passwords and tokens would be overheard: use TLS, or listen on loopback, behind a server that does")
+
+func isLoopback(a net.Addr) bool {
+	t, ok := a.(*net.TCPAddr)
+	return ok && t.IP.IsLoopback()
 }
 
 // Limits of a request, whoever makes it.
@@ -59,6 +75,10 @@ const (
 // Serve answers on l until ctx ends, which is no error. It calls ready as soon as
 // it does.
 func (s *Server) Serve(ctx context.Context, l net.Listener, ready func()) error {
+	if s.tls == nil && s.config.Access.Secrets() && !isLoopback(l.Addr()) {
+		l.Close()
+		return fmt.Errorf("listening on %s: %w", l.Addr(), ErrOverheard)
+	}
 	web := &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: headerTime,
