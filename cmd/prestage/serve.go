@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -24,6 +25,9 @@ type serveFlags struct {
 	tls            server.TLS
 	clientCert     string
 	access         access.Config
+
+	limit, limitEach, minRate string
+	limits                    server.Limits
 }
 
 func (a *app) serveCommand() *cobra.Command {
@@ -76,6 +80,13 @@ are read again when they have changed.`,
 	flags.StringVar(&f.access.Tokens, "tokens", "", "who may read by a token: a file of \"serve token\"")
 	flags.StringVar(&f.access.Keytab, "keytab", "", "who may read by a Kerberos ticket: the keys of HTTP/NAME")
 	flags.StringVar(&f.access.Rights, "rights", "", "which images each of them may read: a TOML file (default all)")
+	flags.StringVar(&f.limit, "limit", "", "most bytes a second to all clients together, for instance 100MiB, shared fairly")
+	flags.StringVar(&f.limitEach, "limit-each", "", "most bytes a second to each client")
+	flags.StringVar(&f.minRate, "min-rate", "1KiB", "bytes a second that a client must take, or be cut")
+	flags.IntVar(&f.limits.Connections, "connections", 10_000, "most connections at once, of all clients together; 0 is no limit")
+	flags.IntVar(&f.limits.EachHas, "connections-each", 256, "most connections at once of each client, that is, of each address; 0 is no limit")
+	flags.DurationVar(&f.limits.DrainMax, "drain", 20*time.Second, "when the server is to end, how long answers that are under way may take")
+	flags.DurationVar(&f.limits.DrainNotice, "drain-notice", 0, "and for how long before that it says so, at /readyz, and answers still")
 	cmd.AddCommand(a.serveTokenCommand())
 	return cmd
 }
@@ -92,6 +103,20 @@ func (a *app) newServer(ctx context.Context, f *serveFlags, log *slog.Logger) (*
 		return nil, usageError{fmt.Errorf("--client-cert %q: use required or optional", f.clientCert)}
 	}
 	f.tls.Optional = f.clientCert == "optional"
+	var err error
+	for flag, rate := range map[string]struct {
+		text string
+		into *int64
+	}{
+		"--limit": {f.limit, &f.limits.Total}, "--limit-each": {f.limitEach, &f.limits.Each}, "--min-rate": {f.minRate, &f.limits.MinRate},
+	} {
+		if *rate.into, err = byteRate(flag, rate.text); err != nil {
+			return nil, err
+		}
+	}
+	if f.limits.Connections < 0 || f.limits.EachHas < 0 || f.limits.DrainMax < 0 || f.limits.DrainNotice < 0 {
+		return nil, usageError{errors.New("numbers of connections and times must not be negative")}
+	}
 	folder, err := a.folder(f.images)
 	if err != nil {
 		return nil, err
@@ -99,7 +124,7 @@ func (a *app) newServer(ctx context.Context, f *serveFlags, log *slog.Logger) (*
 	if _, err := folder.List(ctx); err != nil {
 		return nil, err
 	}
-	return server.New(server.Config{Folder: folder, Log: log, TLS: f.tls, Access: f.access})
+	return server.New(server.Config{Folder: folder, Log: log, TLS: f.tls, Access: f.access, Limits: f.limits})
 }
 
 func (a *app) serveTokenCommand() *cobra.Command {

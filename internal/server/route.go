@@ -34,19 +34,26 @@ const mostRanges = 64
 // client sends does not reach the file system, but for the name of a package.
 func (s *Server) handler() http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		s.route(&answer{ResponseWriter: rw}, r)
+		line := s.pacer.Join(clientOf(r.RemoteAddr))
+		defer line.Leave()
+		w := &answer{ResponseWriter: rw, ctx: r.Context(), proto: r.ProtoMajor, line: line, control: http.NewResponseController(rw),
+			minRate: s.config.Limits.MinRate, stall: s.patience.stall}
+		w.extend(0)
+		s.route(w, r)
 	})
 }
 
 func (s *Server) route(w *answer, r *http.Request) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		w.Header().Set("Allow", "GET, HEAD")
-		fail(w, http.StatusMethodNotAllowed)
+	if !s.sane(w, r) {
 		return
 	}
 	name, below := strings.CutPrefix(r.URL.Path, Prefix)
 	switch {
+	case r.URL.Path == healthPath:
+		say(w, http.StatusOK, "ok")
+	case r.URL.Path == readyPath:
+		s.sayReady(w)
 	case r.URL.Path == "/", r.URL.Path+"/" == Prefix:
 		http.Redirect(w, r, Prefix, http.StatusPermanentRedirect)
 	case !below:

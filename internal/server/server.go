@@ -14,10 +14,12 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"prestage/internal/repo"
 	"prestage/internal/server/access"
+	"prestage/internal/server/pace"
 )
 
 // Prefix is the path that packages are under, which MED-V calls an alias.
@@ -29,6 +31,7 @@ type Config struct {
 	Log    *slog.Logger // of what the server does, for people
 	TLS    TLS          // without a certificate, nothing is encrypted
 	Access access.Config
+	Limits Limits
 }
 
 // Server serves a folder of packages.
@@ -37,12 +40,19 @@ type Server struct {
 	shelf  *shelf
 	tls    *tls.Config // nil: nothing is encrypted
 	gate   *access.Gate
+	pacer  *pace.Pacer
+	ready  atomic.Bool // it answers, and will go on to
+
+	patience patience
 }
 
 // New returns a server, after reading the files that the configuration names.
 func New(c Config) (*Server, error) {
-	s := &Server{config: c, shelf: newShelf(c.Folder, c.Log)}
+	if c.Limits.MinRate == 0 {
+		c.Limits.MinRate = leastRate
+	}
 	c.Access.Certificates = c.TLS.ClientCA != ""
+	s := &Server{config: c, shelf: newShelf(c.Folder, c.Log), pacer: pace.New(c.Limits.Total, c.Limits.Each), patience: usualPatience}
 	var err error
 	if s.gate, err = access.New(c.Access, c.Log); err != nil {
 		return nil, err
@@ -64,47 +74,60 @@ func isLoopback(a net.Addr) bool {
 	return ok && t.IP.IsLoopback()
 }
 
-// Limits of a request, whoever makes it.
-const (
-	headerTime  = 10 * time.Second // from the first byte of a request's header to its last
-	idleTime    = 2 * time.Minute  // between requests on a connection
-	headerBytes = 64 << 10         // of a request's header: a Kerberos ticket may take most of that
-	streams     = 32               // requests at once on a connection of HTTP/2
-)
-
-// Serve answers on l until ctx ends, which is no error. It calls ready as soon as
-// it does.
+// Serve answers on l until ctx ends, which is no error: answers that are under way
+// are finished then, for as long as the limits say. It calls ready as soon as it
+// answers.
 func (s *Server) Serve(ctx context.Context, l net.Listener, ready func()) error {
 	if s.tls == nil && s.config.Access.Secrets() && !isLoopback(l.Addr()) {
 		l.Close()
 		return fmt.Errorf("listening on %s: %w", l.Addr(), ErrOverheard)
 	}
+	limits := &s.config.Limits
 	web := &http.Server{
 		Handler:           s.handler(),
-		ReadHeaderTimeout: headerTime,
-		IdleTimeout:       idleTime,
+		ReadHeaderTimeout: s.patience.header,
+		IdleTimeout:       s.patience.idle,
 		MaxHeaderBytes:    headerBytes,
 		TLSConfig:         s.tls,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: streams, SendPingTimeout: idleTime / 4},
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: streams, SendPingTimeout: s.patience.stall},
+		ConnContext:       withConn,
 		// What clients do wrong is in the log of requests, if anywhere.
 		ErrorLog: log.New(io.Discard, "", 0),
 	}
-	ended := make(chan error, 1)
+	counted := &listener{Listener: l, most: limits.Connections, mostEach: limits.EachHas, each: map[string]int{}}
 	scheme, serve := "http", web.Serve
 	if s.tls != nil {
 		scheme, serve = "https", func(l net.Listener) error { return web.ServeTLS(l, "", "") }
 	}
-	go func() { ended <- serve(l) }()
+	ended := make(chan error, 1)
+	go func() { ended <- serve(counted) }()
 	s.config.Log.Info(fmt.Sprintf("%s is served at %s://%s%s", s.config.Folder, scheme, l.Addr(), Prefix))
+	s.ready.Store(true)
 	ready()
 	select {
 	case err := <-ended:
 		return fmt.Errorf("serving on %s: %w", l.Addr(), err)
 	case <-ctx.Done():
 	}
-	err := web.Close()
-	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
-		return err
+	return s.drain(ctx, web, ended)
+}
+
+// drain ends a server: first it says that it will, then it takes no more requests,
+// then it waits for the answers that are under way, then it cuts those that are left.
+func (s *Server) drain(ctx context.Context, web *http.Server, ended <-chan error) error {
+	limits := &s.config.Limits
+	s.ready.Store(false)
+	s.config.Log.Info("the server ends as soon as it has finished what it is at")
+	time.Sleep(limits.DrainNotice)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limits.DrainMax)
+	defer cancel()
+	err := web.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		s.config.Log.Warn(fmt.Sprintf("some clients did not get all of their files in %v; they will ask again", limits.DrainMax))
+		err = web.Close()
+	}
+	if end := <-ended; !errors.Is(end, http.ErrServerClosed) {
+		return end
 	}
 	return err
 }

@@ -84,9 +84,9 @@ type testServer struct {
 	stop   func() error // ends it and returns what Serve did
 }
 
-// start starts a server of a new folder, or of the one in c. It ends with the
-// test, or when stop is called.
-func start(t testing.TB, c Config) *testServer {
+// start starts a server of a new folder, or of the one in c, after some changes. It
+// ends with the test, or when stop is called.
+func start(t testing.TB, c Config, change ...func(s *Server)) *testServer {
 	t.Helper()
 	if c.Folder == nil {
 		c.Folder = repo.NewFolder(t.TempDir())
@@ -96,6 +96,9 @@ func start(t testing.TB, c Config) *testServer {
 	var err error
 	s.Server, err = New(c)
 	must(t, err)
+	for _, do := range change {
+		do(s.Server)
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	s.addr = l.Addr().String()
