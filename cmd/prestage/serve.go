@@ -26,6 +26,7 @@ type serveFlags struct {
 	clientCert     string
 	access         access.Config
 
+	accessLog, metrics        string
 	limit, limitEach, minRate string
 	limits                    server.Limits
 }
@@ -87,6 +88,8 @@ are read again when they have changed.`,
 	flags.IntVar(&f.limits.EachHas, "connections-each", 256, "most connections at once of each client, that is, of each address; 0 is no limit")
 	flags.DurationVar(&f.limits.DrainMax, "drain", 20*time.Second, "when the server is to end, how long answers that are under way may take")
 	flags.DurationVar(&f.limits.DrainNotice, "drain-notice", 0, "and for how long before that it says so, at /readyz, and answers still")
+	flags.StringVar(&f.accessLog, "access-log", "none", "where a line of JSON goes for each request: a file, - for standard output, or none")
+	flags.StringVar(&f.metrics, "metrics", "", "address and port for /metrics (Prometheus), /healthz and /readyz, without TLS")
 	cmd.AddCommand(a.serveTokenCommand())
 	return cmd
 }
@@ -124,7 +127,35 @@ func (a *app) newServer(ctx context.Context, f *serveFlags, log *slog.Logger) (*
 	if _, err := folder.List(ctx); err != nil {
 		return nil, err
 	}
-	return server.New(server.Config{Folder: folder, Log: log, TLS: f.tls, Access: f.access, Limits: f.limits})
+	requests, err := a.accessLog(f.accessLog)
+	if err != nil {
+		return nil, err
+	}
+	var metrics net.Listener
+	if f.metrics != "" {
+		if metrics, err = net.Listen("tcp", f.metrics); err != nil {
+			return nil, fmt.Errorf("%w; name another address with --metrics", err)
+		}
+		log.Info(fmt.Sprintf("metrics are at http://%s/metrics", metrics.Addr()))
+	}
+	return server.New(server.Config{Requests: requests, Metrics: metrics, Folder: folder, Log: log, TLS: f.tls, Access: f.access, Limits: f.limits})
+}
+
+// accessLog returns where requests are recorded, nil for nowhere.
+func (a *app) accessLog(place string) (*slog.Logger, error) {
+	var to io.Writer = a.out
+	switch place {
+	case "none", "":
+		return nil, nil
+	case "-":
+	default:
+		f, err := os.OpenFile(place, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o640)
+		if err != nil {
+			return nil, fmt.Errorf("--access-log: %w", err)
+		}
+		to = f
+	}
+	return slog.New(slog.NewJSONHandler(to, nil)), nil
 }
 
 func (a *app) serveTokenCommand() *cobra.Command {

@@ -26,6 +26,8 @@ type answer struct {
 	code  int   // 0: nothing was sent yet
 	bytes int64 // of the body
 
+	purpose string // what the request is for
+	asked   string // the ranges that it is for
 	reader  access.Reader
 	problem error // why it is not what was asked for
 }
@@ -126,6 +128,8 @@ func (a *answer) cut(err error) error {
 		if a.proto < 2 {
 			abandon(a.ctx)
 		}
+	} else if err != nil {
+		a.problem = err
 	}
 	return err
 }

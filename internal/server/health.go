@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 )
@@ -21,12 +22,12 @@ func say(w http.ResponseWriter, code int, word string) {
 
 // sayReady answers whether the server should be sent requests: not if it is about
 // to end, nor if it cannot see its packages.
-func (s *Server) sayReady(w *answer) {
+func (s *Server) sayReady(ctx context.Context, w http.ResponseWriter) {
 	if !s.ready.Load() {
 		say(w, http.StatusServiceUnavailable, "ending")
 		return
 	}
-	if _, err := s.shelf.list(w.ctx); err != nil {
+	if _, err := s.shelf.list(ctx); err != nil {
 		say(w, http.StatusServiceUnavailable, "the folder of packages cannot be read")
 		return
 	}

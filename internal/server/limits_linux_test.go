@@ -105,11 +105,7 @@ func TestSlowReaders(t *testing.T) {
 // closesFiles waits until no CKM is open.
 func (s *testServer) closesFiles() {
 	s.t.Helper()
-	for end := time.Now().Add(time.Minute); s.files() > 0; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			s.t.Fatal("the file is still open")
-		}
-	}
+	eventually(s.t, "no file is open", func() bool { return s.files() == 0 })
 }
 
 // files counts the CKMs that this process has open.
@@ -179,14 +175,7 @@ func TestConnections(t *testing.T) {
 	}
 	one.Close()
 	two.Close()
-	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
-		if first(s.dial("127.0.0.1")) == "200" {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatal("places are not given back")
-		}
-	}
+	eventually(t, "places are given back", func() bool { return first(s.dial("127.0.0.1")) == "200" })
 }
 
 func TestClientOf(t *testing.T) {
@@ -273,16 +262,13 @@ func TestDrain(t *testing.T) {
 	if a := s.ask("GET", "/readyz"); a.StatusCode != 503 || s.ask("GET", "/healthz").StatusCode != 200 {
 		t.Errorf("when it is about to end: %s", a.Status)
 	}
-	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+	eventually(t, "it does not listen", func() bool {
 		c, err := net.Dial("tcp", s.addr)
-		if err != nil {
-			break
+		if err == nil {
+			c.Close()
 		}
-		c.Close()
-		if time.Now().After(end) {
-			t.Fatal("it listens for ever")
-		}
-	}
+		return err != nil
+	})
 	_, body, _ := bytes.Cut(append(got, rest(t, conn)...), []byte("\r\n\r\n"))
 	if !bytes.Equal(body, data) {
 		t.Errorf("%d bytes of %d have come", len(body), len(data))

@@ -66,6 +66,13 @@ func (l *listener) count(tcp *net.TCPConn) *conn {
 	return c
 }
 
+// counts returns one of its counters.
+func (l *listener) counts(n *int) float64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return float64(*n)
+}
+
 // conn is a connection that is counted. That it is a TCPConn still is what sends
 // files by the system.
 type conn struct {

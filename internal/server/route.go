@@ -34,10 +34,14 @@ const mostRanges = 64
 // client sends does not reach the file system, but for the name of a package.
 func (s *Server) handler() http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		begun := time.Now()
 		line := s.pacer.Join(clientOf(r.RemoteAddr))
 		defer line.Leave()
 		w := &answer{ResponseWriter: rw, ctx: r.Context(), proto: r.ProtoMajor, line: line, control: http.NewResponseController(rw),
-			minRate: s.config.Limits.MinRate, stall: s.patience.stall}
+			minRate: s.config.Limits.MinRate, stall: s.patience.stall, purpose: forOther, asked: r.Header.Get("Range")}
+		s.metrics.running.Inc()
+		defer s.metrics.running.Dec()
+		defer s.record(w, r, begun)
 		w.extend(0)
 		s.route(w, r)
 	})
@@ -53,15 +57,17 @@ func (s *Server) route(w *answer, r *http.Request) {
 	case r.URL.Path == healthPath:
 		say(w, http.StatusOK, "ok")
 	case r.URL.Path == readyPath:
-		s.sayReady(w)
+		s.sayReady(r.Context(), w)
 	case r.URL.Path == "/", r.URL.Path+"/" == Prefix:
 		http.Redirect(w, r, Prefix, http.StatusPermanentRedirect)
 	case !below:
 		fail(w, http.StatusNotFound)
 	case !s.admit(w, r):
 	case name == "":
+		w.purpose = forListing
 		s.list(w, r, "text/html; charset=utf-8", listing)
 	case name == repo.CatalogName:
+		w.purpose = forCatalog
 		s.list(w, r, "application/json", catalog)
 	default:
 		s.file(w, r, name)
@@ -86,6 +92,7 @@ func (s *Server) file(w *answer, r *http.Request, name string) {
 		fail(w, http.StatusNotFound)
 		return
 	}
+	w.purpose = forPackage
 	if !s.gate.MayRead(w.reader, image) {
 		s.refuse(w)
 		return

@@ -32,6 +32,9 @@ type Config struct {
 	TLS    TLS          // without a certificate, nothing is encrypted
 	Access access.Config
 	Limits Limits
+
+	Requests *slog.Logger // a record of each request, or nil
+	Metrics  net.Listener // where those who watch over the server ask it, or nil
 }
 
 // Server serves a folder of packages.
@@ -41,7 +44,9 @@ type Server struct {
 	tls    *tls.Config // nil: nothing is encrypted
 	gate   *access.Gate
 	pacer  *pace.Pacer
-	ready  atomic.Bool // it answers, and will go on to
+
+	metrics *metrics
+	ready   atomic.Bool // it answers, and will go on to
 
 	patience patience
 }
@@ -53,6 +58,7 @@ func New(c Config) (*Server, error) {
 	}
 	c.Access.Certificates = c.TLS.ClientCA != ""
 	s := &Server{config: c, shelf: newShelf(c.Folder, c.Log), pacer: pace.New(c.Limits.Total, c.Limits.Each), patience: usualPatience}
+	s.metrics = newMetrics(s.packages)
 	var err error
 	if s.gate, err = access.New(c.Access, c.Log); err != nil {
 		return nil, err
@@ -74,6 +80,8 @@ func isLoopback(a net.Addr) bool {
 	return ok && t.IP.IsLoopback()
 }
 
+var silent = log.New(io.Discard, "", 0)
+
 // Serve answers on l until ctx ends, which is no error: answers that are under way
 // are finished then, for as long as the limits say. It calls ready as soon as it
 // answers.
@@ -92,9 +100,13 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, ready func()) error 
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: streams, SendPingTimeout: s.patience.stall},
 		ConnContext:       withConn,
 		// What clients do wrong is in the log of requests, if anywhere.
-		ErrorLog: log.New(io.Discard, "", 0),
+		ErrorLog: silent,
 	}
 	counted := &listener{Listener: l, most: limits.Connections, mostEach: limits.EachHas, each: map[string]int{}}
+	s.metrics.countConnections(counted)
+	if s.config.Metrics != nil {
+		defer s.serveMetrics(s.config.Metrics)()
+	}
 	scheme, serve := "http", web.Serve
 	if s.tls != nil {
 		scheme, serve = "https", func(l net.Listener) error { return web.ServeTLS(l, "", "") }

@@ -27,6 +27,16 @@ func must(t testing.TB, err error) {
 	}
 }
 
+// eventually waits until something is so.
+func eventually(t testing.TB, what string, so func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !so(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
 // add packs the next version of an image, of n frames of 200 KiB that do not
 // compress, and returns its CKM.
 func add(t testing.TB, folder *repo.Folder, name string, n int) []byte {
