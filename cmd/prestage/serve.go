@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"prestage/internal/durable"
 	"prestage/internal/server"
@@ -33,6 +34,7 @@ type serveFlags struct {
 
 func (a *app) serveCommand() *cobra.Command {
 	var f serveFlags
+	var controlled bool
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Serve a folder of packages over HTTP, until it is interrupted",
@@ -54,22 +56,22 @@ With --tls-cert and --tls-key it is https://, and HTTP/2. Files that flags name
 are read again when they have changed.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if controlled {
+				return a.serveControlled(&f)
+			}
 			log := slog.New(a.serviceLog())
-			s, err := a.newServer(cmd.Context(), &f, log)
-			if err != nil {
-				return err
-			}
-			l, err := net.Listen("tcp", f.listen)
-			if err != nil {
-				return fmt.Errorf("%w; name another address with --listen", err)
-			}
-			err = service.Run(cmd.Context(), func(ctx context.Context, ready func()) error { return s.Serve(ctx, l, ready) })
-			if errors.Is(err, server.ErrOverheard) {
-				return usageError{err}
-			}
-			return err
+			return service.Run(cmd.Context(), func(ctx context.Context, ready func()) error { return a.serve(ctx, &f, log, ready) })
 		},
 	}
+	f.add(cmd)
+	cmd.Flags().BoolVar(&controlled, "service", false, "run under the service control manager of Windows, which starts it so")
+	cmd.AddCommand(a.serveTokenCommand(), a.serveInstallCommand(),
+		a.uninstallService(service.Server, "Stop the service and remove it; packages stay"))
+	return cmd
+}
+
+// add adds the flags to a command.
+func (f *serveFlags) add(cmd *cobra.Command) {
 	imagesFlag(cmd, &f.images)
 	flags := cmd.Flags()
 	flags.StringVar(&f.listen, "listen", ":8080", "address and port to listen on; port 0 takes a free one")
@@ -90,23 +92,119 @@ are read again when they have changed.`,
 	flags.DurationVar(&f.limits.DrainNotice, "drain-notice", 0, "and for how long before that it says so, at /readyz, and answers still")
 	flags.StringVar(&f.accessLog, "access-log", "none", "where a line of JSON goes for each request: a file, - for standard output, or none")
 	flags.StringVar(&f.metrics, "metrics", "", "address and port for /metrics (Prometheus), /healthz and /readyz, without TLS")
-	cmd.AddCommand(a.serveTokenCommand())
+}
+
+// serve serves until ctx ends.
+func (a *app) serve(ctx context.Context, f *serveFlags, log *slog.Logger, ready func()) error {
+	c, err := a.serverConfig(ctx, f, log)
+	if err != nil {
+		return err
+	}
+	if c.Requests, err = a.accessLog(f.accessLog); err != nil {
+		return err
+	}
+	s, err := server.New(c)
+	if err != nil {
+		return err
+	}
+	l, err := listen("--listen", f.listen)
+	if err != nil {
+		return err
+	}
+	if f.metrics != "" {
+		m, err := listen("--metrics", f.metrics)
+		if err != nil {
+			return err
+		}
+		log.Info(fmt.Sprintf("metrics are at http://%s/metrics", m.Addr()))
+		s.WatchedAt(m)
+	}
+	if err = s.Serve(ctx, l, ready); errors.Is(err, server.ErrOverheard) {
+		return usageError{err}
+	}
+	return err
+}
+
+func listen(flag, addr string) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("%w; name another address with %s", err, flag)
+	}
+	return l, nil
+}
+
+// serveControlled serves as a service of Windows, which has no console.
+func (a *app) serveControlled(f *serveFlags) error {
+	return service.Server.RunControlled(func(ctx context.Context, ready func()) error {
+		events, err := service.Server.EventLog()
+		if err != nil {
+			return err
+		}
+		log := slog.New(events)
+		if err = a.serve(ctx, f, log, ready); err != nil {
+			log.Error(fmt.Sprintf("the server has given up: %v", err))
+		}
+		return err
+	})
+}
+
+func (a *app) serveInstallCommand() *cobra.Command {
+	var f serveFlags
+	var cmd *cobra.Command
+	cmd = a.installService(service.Server, "Make the server a service of this machine, with these flags, and start it",
+		func(ctx context.Context) ([]string, error) {
+			place, err := a.imagesPlace(f.images)
+			if err != nil {
+				return nil, err
+			}
+			f.images = place
+			c, err := a.serverConfig(ctx, &f, slog.New(a.serviceLog()))
+			if err != nil {
+				return nil, err
+			}
+			if _, err := server.New(c); err != nil { // what would keep it from starting
+				return nil, err
+			}
+			return append([]string{"serve", "--images=" + absolute(place)}, f.given(cmd)...), nil
+		})
+	f.add(cmd)
 	return cmd
 }
 
-// newServer returns the server that the flags ask for.
-func (a *app) newServer(ctx context.Context, f *serveFlags, log *slog.Logger) (*server.Server, error) {
+// given returns the flags that a command was given, with absolute paths, but for
+// --images.
+func (f *serveFlags) given(cmd *cobra.Command) (words []string) {
+	own := &cobra.Command{}
+	(&serveFlags{}).add(own)
+	cmd.Flags().Visit(func(flag *pflag.Flag) {
+		value := flag.Value.String()
+		switch flag.Name {
+		case "images":
+			return
+		case "tls-cert", "tls-key", "client-ca", "users", "tokens", "keytab", "rights", "access-log":
+			if value != "" && value != "none" && value != "-" {
+				value = absolute(value)
+			}
+		}
+		if own.Flags().Lookup(flag.Name) != nil {
+			words = append(words, "--"+flag.Name+"="+value)
+		}
+	})
+	return words
+}
+
+// serverConfig returns what the flags ask for.
+func (a *app) serverConfig(ctx context.Context, f *serveFlags, log *slog.Logger) (c server.Config, err error) {
 	if (f.tls.Cert == "") != (f.tls.Key == "") {
-		return nil, usageError{errors.New("--tls-cert and --tls-key go together")}
+		return c, usageError{errors.New("--tls-cert and --tls-key go together")}
 	}
 	if f.tls.ClientCA != "" && f.tls.Cert == "" {
-		return nil, usageError{errors.New("--client-ca needs --tls-cert and --tls-key: without TLS nobody shows a certificate")}
+		return c, usageError{errors.New("--client-ca needs --tls-cert and --tls-key: without TLS nobody shows a certificate")}
 	}
 	if f.clientCert != "required" && f.clientCert != "optional" {
-		return nil, usageError{fmt.Errorf("--client-cert %q: use required or optional", f.clientCert)}
+		return c, usageError{fmt.Errorf("--client-cert %q: use required or optional", f.clientCert)}
 	}
 	f.tls.Optional = f.clientCert == "optional"
-	var err error
 	for flag, rate := range map[string]struct {
 		text string
 		into *int64
@@ -114,31 +212,20 @@ func (a *app) newServer(ctx context.Context, f *serveFlags, log *slog.Logger) (*
 		"--limit": {f.limit, &f.limits.Total}, "--limit-each": {f.limitEach, &f.limits.Each}, "--min-rate": {f.minRate, &f.limits.MinRate},
 	} {
 		if *rate.into, err = byteRate(flag, rate.text); err != nil {
-			return nil, err
+			return c, err
 		}
 	}
 	if f.limits.Connections < 0 || f.limits.EachHas < 0 || f.limits.DrainMax < 0 || f.limits.DrainNotice < 0 {
-		return nil, usageError{errors.New("numbers of connections and times must not be negative")}
+		return c, usageError{errors.New("numbers of connections and times must not be negative")}
 	}
 	folder, err := a.folder(f.images)
 	if err != nil {
-		return nil, err
+		return c, err
 	}
 	if _, err := folder.List(ctx); err != nil {
-		return nil, err
+		return c, err
 	}
-	requests, err := a.accessLog(f.accessLog)
-	if err != nil {
-		return nil, err
-	}
-	var metrics net.Listener
-	if f.metrics != "" {
-		if metrics, err = net.Listen("tcp", f.metrics); err != nil {
-			return nil, fmt.Errorf("%w; name another address with --metrics", err)
-		}
-		log.Info(fmt.Sprintf("metrics are at http://%s/metrics", metrics.Addr()))
-	}
-	return server.New(server.Config{Requests: requests, Metrics: metrics, Folder: folder, Log: log, TLS: f.tls, Access: f.access, Limits: f.limits})
+	return server.Config{Folder: folder, Log: log, TLS: f.tls, Access: f.access, Limits: f.limits}, nil
 }
 
 // accessLog returns where requests are recorded, nil for nowhere.

@@ -69,7 +69,7 @@ func TestRequestsAreRecorded(t *testing.T) {
 func TestMetrics(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
-	s := start(t, Config{Metrics: l})
+	s := start(t, Config{}, func(s *Server) { s.WatchedAt(l) })
 	add(t, s.folder, "win11", 1)
 	s.get("win11_1.ckm", "Range: bytes=0-999")
 	s.get("win11_2.ckm")

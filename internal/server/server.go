@@ -34,7 +34,6 @@ type Config struct {
 	Limits Limits
 
 	Requests *slog.Logger // a record of each request, or nil
-	Metrics  net.Listener // where those who watch over the server ask it, or nil
 }
 
 // Server serves a folder of packages.
@@ -46,7 +45,8 @@ type Server struct {
 	pacer  *pace.Pacer
 
 	metrics *metrics
-	ready   atomic.Bool // it answers, and will go on to
+	watched net.Listener // or nil
+	ready   atomic.Bool  // it answers, and will go on to
 
 	patience patience
 }
@@ -70,6 +70,10 @@ func New(c Config) (*Server, error) {
 	}
 	return s, nil
 }
+
+// WatchedAt has Serve answer on another listener, too, for those who watch over
+// the server: metrics and health.
+func (s *Server) WatchedAt(l net.Listener) { s.watched = l }
 
 // ErrOverheard says that passwords or tokens would be sent to the server without
 // encryption over a network.
@@ -104,8 +108,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, ready func()) error 
 	}
 	counted := &listener{Listener: l, most: limits.Connections, mostEach: limits.EachHas, each: map[string]int{}}
 	s.metrics.countConnections(counted)
-	if s.config.Metrics != nil {
-		defer s.serveMetrics(s.config.Metrics)()
+	if s.watched != nil {
+		defer s.serveMetrics(s.watched)()
 	}
 	scheme, serve := "http", web.Serve
 	if s.tls != nil {
