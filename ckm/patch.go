@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"strings"
 )
 
 // PatchExt is the extension of a patch, which may lie beside a package.
@@ -11,6 +12,17 @@ const PatchExt = ".patch"
 
 // PatchName returns the name of the patch beside a package.
 func PatchName(name string, version uint32) string { return stem(name, version) + PatchExt }
+
+// ParsePatchName takes a patch's file name apart. It reports false for any name that
+// PatchName would not have made.
+func ParsePatchName(file string) (name string, version uint32, ok bool) {
+	base, ok := strings.CutSuffix(file, PatchExt)
+	if !ok {
+		return "", 0, false
+	}
+	name, version, _, ok = ParseFileName(base + DataExt)
+	return name, version, ok
+}
 
 // PatchHeaderSize is how many bytes of a patch tell how many its head has.
 const PatchHeaderSize = 96

@@ -356,6 +356,11 @@ func TestPatchName(t *testing.T) {
 	if got := ckm.PatchName("win11", 3); got != "win11_3.patch" {
 		t.Error(got)
 	}
+	for file, want := range map[string]bool{"win11_3.patch": true, "win11_03.patch": false, "win11_3.ckm": false, "win11_3.ckm.patch": false, "a b_3.patch": false, ".patch": false} {
+		if name, version, ok := ckm.ParsePatchName(file); ok != want || ok && ckm.PatchName(name, version) != file {
+			t.Errorf("%s: %q, %d, %v", file, name, version, ok)
+		}
+	}
 	if _, _, _, ok := ckm.ParseFileName(ckm.PatchName("win11", 3)); ok {
 		t.Error("a patch is taken for a file of a package")
 	}

@@ -57,7 +57,7 @@ func (l Linux) Build(ctx context.Context, out string) error {
 			return err
 		}
 	}
-	unit, err := service.Unit([]string{programPath, "agent", "run"})
+	unit, err := service.Agent.Unit([]string{programPath, "agent", "run"})
 	if err != nil {
 		return err
 	}
@@ -77,7 +77,7 @@ func (l Linux) Build(ctx context.Context, out string) error {
 			"file_info": object{"mode": mode, "mtime": l.Modified.UTC().Format(time.RFC3339), "owner": "root", "group": "root"}})
 	}
 	add(l.Program, programPath, "", 0o755)
-	add(filepath.Join(dir, "prestage.service"), "/usr/lib/systemd/system/"+service.UnitName, "", 0o644)
+	add(filepath.Join(dir, "prestage.service"), "/usr/lib/systemd/system/"+service.Agent.UnitName, "", 0o644)
 	// What the administrator has changed in it stays as it is.
 	add(filepath.Join(dir, "prestage.toml"), "/etc/prestage/prestage.toml", "config|noreplace", 0o644)
 	add(l.License, "/usr/share/doc/prestage/copyright", "", 0o644)

@@ -95,7 +95,7 @@ func TestDeb(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want, err := service.Unit([]string{"/usr/bin/prestage", "agent", "run"}); err != nil || string(unit) != want {
+	if want, err := service.Agent.Unit([]string{"/usr/bin/prestage", "agent", "run"}); err != nil || string(unit) != want {
 		t.Errorf("the unit is\n%s (%v)", unit, err)
 	}
 	if st, err := os.Stat(filepath.Join(root, "usr/bin/prestage")); err != nil || st.Mode().Perm() != 0o755 {

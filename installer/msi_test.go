@@ -162,7 +162,7 @@ func TestTables(t *testing.T) {
 				t.Errorf("INSTALLDIR is in %s", got)
 			}
 			s := row(t, msi, "ServiceInstall")
-			if s["Name"] != service.Name || s["DisplayName"] != service.DisplayName || s["StartType"] != "3" || s["Arguments"] != "agent run --service" {
+			if s["Name"] != service.Agent.Name || s["DisplayName"] != service.Agent.DisplayName || s["StartType"] != "3" || s["Arguments"] != "agent run --service" {
 				t.Errorf("service %v", s)
 			}
 			// The settings are those that a 32-bit program sees, and stay for an upgrade.

@@ -23,6 +23,8 @@ xfsprogs        # mkfs.xfs, xfs_db: disks to pack, whose files can share bytes; 
 btrfs-progs     # mkfs.btrfs: another one; btrfs check
 qemu-utils      # qemu-img: VHD, VHDX, qcow2 and VMDK images as other tools write them
 zstd            # zstd -t: a CKM must be a valid zstd file to everybody else
+curl            # everybody else's client of our server
+strace          # shows that the server's bytes do not pass through the program
 nginx-light     # a web server that is not ours must serve packages as well as ours
 iproute2        # ip: network namespaces and shaped links between test hosts
 iptables        # cuts a link between test hosts in the middle of a transfer

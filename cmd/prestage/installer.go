@@ -46,7 +46,7 @@ func (a *app) installerCommand() *cobra.Command {
 
 // record writes to the event log, where there is one.
 func (a *app) record(level slog.Level, message string) {
-	if log, err := service.EventLog(); err == nil {
+	if log, err := service.Agent.EventLog(); err == nil {
 		slog.New(log).Log(context.Background(), level, message)
 	}
 }
@@ -78,7 +78,7 @@ func (a *app) installerApply(ctx context.Context, start string) error {
 			return err
 		}
 		// The installation starts it, if it was told to.
-		if err := service.Install(ctx, service.Config{Command: []string{program, "agent", "run", "--service"},
+		if err := service.Agent.Install(ctx, service.Config{Command: []string{program, "agent", "run", "--service"},
 			Demand: start == "demand", Hold: true}); err != nil {
 			return err
 		}

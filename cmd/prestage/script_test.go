@@ -35,6 +35,7 @@ func scriptParams(t *testing.T, dir string) testscript.Params {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("PRESTAGE_CONFIG", filepath.Join(env.WorkDir, "prestage.toml"))
 			env.Setenv("SOURCE_DATE_EPOCH", "1780000000")
+			env.Values[serverKey{}] = &scriptServer{}
 			return nil
 		},
 		// [wine] is set where the program for Windows is run, in wine_test.go.
@@ -54,8 +55,12 @@ func scriptParams(t *testing.T, dir string) testscript.Params {
 			"disturb":  disturb,
 			"ext4":     makeExt4(t),
 			"serve":    serve,
+			"server":   startServer,
 			"fill":     fill,
 			"line":     addLine,
+
+			"certificates": certificates(t),
+			"env-file":     envFile,
 
 			"trust":      trustKeys,
 			"publicline": publicLine,

@@ -144,6 +144,7 @@ func windowsParams(t *testing.T) testscript.Params {
 		}
 		env.Setenv(windowsProgram, exe)
 		env.Setenv("SOURCE_DATE_EPOCH", "1780000000")
+		env.Values[serverKey{}] = &scriptServer{}
 		return nil
 	}
 	params.Cmds["readonly"] = func(ts *testscript.TestScript, _ bool, args []string) {

@@ -90,7 +90,7 @@ func (w *world) checkPackage(name string, version uint32) error {
 // checkPatch checks that a patch that can be seen is whole, and of a package that is
 // there.
 func (w *world) checkPatch(file string) error {
-	name, version, _, ok := ckm.ParseFileName(strings.TrimSuffix(file, ckm.PatchExt) + ckm.IndexExt)
+	name, version, ok := ckm.ParsePatchName(file)
 	if !ok {
 		return fmt.Errorf("%s is no patch's name", file)
 	}

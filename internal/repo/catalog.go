@@ -115,7 +115,8 @@ func compareEntries(a, b Entry) int {
 	return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Version, b.Version))
 }
 
-func (c *Catalog) encode() []byte {
+// Encode returns the bytes of catalog.json.
+func (c *Catalog) Encode() []byte {
 	if c.Images == nil {
 		c.Images = []Entry{} // a list is one when it is empty, not null
 	}

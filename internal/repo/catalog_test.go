@@ -131,7 +131,7 @@ func checkCatalog(t *testing.T, c *Catalog) {
 			t.Errorf("entry %d is not after the one before it", i)
 		}
 	}
-	again, err := ParseCatalog(c.encode())
+	again, err := ParseCatalog(c.Encode())
 	if err != nil {
 		t.Fatalf("written and read again: %v", err)
 	}
@@ -150,7 +150,7 @@ func checkCatalog(t *testing.T, c *Catalog) {
 
 // Programs that are not ours read it as well: a list is one when it is empty.
 func TestEmptyCatalog(t *testing.T) {
-	if s := string((&Catalog{Format: 1}).encode()); !strings.Contains(s, `"images": []`) {
+	if s := string((&Catalog{Format: 1}).Encode()); !strings.Contains(s, `"images": []`) {
 		t.Errorf("got %s", s)
 	}
 }
@@ -161,7 +161,7 @@ func TestEntryOfFarFuture(t *testing.T) {
 	for _, created := range []int64{0, 253402300799, 253402300800, 1<<40 - 1} {
 		e := NewEntry(&ckm.Info{Name: "a", Version: 1, Created: created}, ckm.Digest{}, 1)
 		c := &Catalog{Format: 1, Images: []Entry{e}}
-		if _, err := ParseCatalog(c.encode()); err != nil {
+		if _, err := ParseCatalog(c.Encode()); err != nil {
 			t.Errorf("%d: %v", created, err)
 		}
 		if want := time.Unix(min(created, 253402300799), 0); !e.Created.Equal(want) {

@@ -308,7 +308,7 @@ func (r *Folder) writeCatalog(ctx context.Context, used map[string]uint32) error
 		return err
 	}
 	c := Catalog{Format: 1, Images: entries, LastVersions: used}
-	return durable.WriteFile(r.Path(CatalogName), c.encode(), 0o644)
+	return durable.WriteFile(r.Path(CatalogName), c.Encode(), 0o644)
 }
 
 // lastVersions returns what the catalog remembers of removed versions. Without

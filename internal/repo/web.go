@@ -19,7 +19,7 @@ import (
 // with ranges or without.
 type Web struct {
 	base   *url.URL // ends with /
-	user   *url.Userinfo
+	login  login
 	client *http.Client
 
 	// Stall is how long a server may send nothing before the request is given
@@ -31,10 +31,12 @@ type Web struct {
 }
 
 // NewWeb returns the repository at u. A user name and password in u are used
-// for Basic authentication, which is refused where they could be overheard.
+// for Basic authentication; who asks may also stand in the environment. Both are
+// refused where they could be overheard.
 func NewWeb(u *url.URL) (*Web, error) {
-	if u.User != nil && u.Scheme != "https" && !isLoopback(u.Hostname()) {
-		return nil, fmt.Errorf("a password would go to %s unencrypted; use https", u.Host)
+	who, err := newLogin(u)
+	if err != nil {
+		return nil, err
 	}
 	base := &url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path, RawPath: u.RawPath}
 	if !strings.HasSuffix(base.Path, "/") {
@@ -46,7 +48,10 @@ func NewWeb(u *url.URL) (*Web, error) {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.DisableCompression = true // lengths and ranges are those of the stored bytes
 	t.MaxIdleConnsPerHost = webReaders
-	return &Web{base: base, user: u.User, client: &http.Client{Transport: t, CheckRedirect: checkRedirect},
+	if err := clientCertificate(t); err != nil {
+		return nil, err
+	}
+	return &Web{base: base, login: who, client: &http.Client{Transport: t, CheckRedirect: checkRedirect},
 		Stall: 30 * time.Second, Retries: 6, pause: time.Second / 4}, nil
 }
 

@@ -167,7 +167,7 @@ func TestWebEscapedBase(t *testing.T) {
 
 func TestWebAnswers(t *testing.T) {
 	index, data := testPackage(t, "win", 1, 4)
-	catalog := (&Catalog{Format: 1, Images: []Entry{}}).encode()
+	catalog := (&Catalog{Format: 1, Images: []Entry{}}).Encode()
 	file := func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case strings.HasSuffix(r.URL.Path, ".index"):
@@ -564,7 +564,7 @@ func TestWebCatalogReplaced(t *testing.T) {
 			name := fmt.Sprintf("image%02d", i)
 			c.Images = append(c.Images, Entry{Name: name, Version: version, Index: ckm.IndexName(name, version), CKM: ckm.DataName(name, version), PackageDigest: ckm.Digest{}.String()})
 		}
-		return c.encode()
+		return c.Encode()
 	}
 	for _, tag := range []string{"ETag", "Last-Modified"} {
 		t.Run(tag, func(t *testing.T) {

@@ -257,10 +257,7 @@ func (r *webReader) open() error {
 	}
 	req.Header.Set("User-Agent", "prestage")
 	req.Header.Set("Accept-Encoding", "identity")
-	if u := r.f.web.user; u != nil {
-		password, _ := u.Password()
-		req.SetBasicAuth(u.Username(), password)
-	}
+	r.f.web.login.sign(req)
 	if r.left > 0 {
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", r.off, r.off+r.left-1))
 	} else if r.off > 0 {
@@ -268,7 +265,7 @@ func (r *webReader) open() error {
 	}
 	resp, err := r.f.web.client.Do(req)
 	var certificate *tls.CertificateVerificationError
-	if errors.As(err, &certificate) || errors.Is(err, http.ErrSchemeMismatch) {
+	if errors.As(err, &certificate) || errors.Is(err, http.ErrSchemeMismatch) || isRefused(err) {
 		return &fatalError{unavailable{fmt.Errorf("%s: %w", r.f.url, err)}}
 	}
 	if err != nil {
@@ -322,7 +319,7 @@ func (r *webReader) accept(resp *http.Response) error {
 	case code == http.StatusNotFound, code == http.StatusGone:
 		return fatal("%w (the server answered %s)", ErrNotFound, resp.Status)
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
-		return fatal("the server refused: %s; check user name, password and rights", resp.Status)
+		return fatal("the server refused: %s; check user name, password and rights, or the token", resp.Status)
 	case code == http.StatusRequestedRangeNotSatisfiable:
 		if r.whole && resp.Header.Get("Content-Range") == fmt.Sprintf("bytes */%d", r.off) {
 			r.left = 0 // all was there when the connection was cut

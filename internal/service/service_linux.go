@@ -16,30 +16,30 @@ import (
 )
 
 // unitPath is where an administrator's units are.
-const unitPath = "/etc/systemd/system/" + UnitName
+func (s Service) unitPath() string { return "/etc/systemd/system/" + s.UnitName }
 
-// noSystemd is where systemd shows that it runs the machine, see sd_booted(3).
+// systemdDir is where systemd shows that it runs the machine, see sd_booted(3).
 const systemdDir = "/run/systemd/system"
 
-func check() error {
+func (s Service) check() error {
 	if os.Geteuid() != 0 {
 		return errors.New("a service is installed and removed by root; run it with sudo")
 	}
 	if st, err := os.Stat(systemdDir); err != nil || !st.IsDir() {
-		return errors.New(`systemd does not run this machine; have "prestage agent run" started by what does`)
+		return fmt.Errorf(`systemd does not run this machine; have "prestage %s" started by what does`, s.Verb)
 	}
 	return nil
 }
 
-func install(ctx context.Context, c Config) error {
-	text, err := Unit(c.Command)
+func (s Service) install(ctx context.Context, c Config) error {
+	text, err := s.Unit(c.Command)
 	if err != nil {
 		return err
 	}
-	if err := check(); err != nil {
+	if err := s.check(); err != nil {
 		return err
 	}
-	if err := durable.WriteFile(unitPath, []byte(text), 0o644); err != nil {
+	if err := durable.WriteFile(s.unitPath(), []byte(text), 0o644); err != nil {
 		return fmt.Errorf("writing the unit: %w", err)
 	}
 	if err := systemctl(ctx, "daemon-reload"); err != nil {
@@ -49,31 +49,31 @@ func install(ctx context.Context, c Config) error {
 	if c.Demand {
 		enable = "disable"
 	}
-	if err := systemctl(ctx, enable, UnitName); err != nil {
+	if err := systemctl(ctx, enable, s.UnitName); err != nil {
 		return err
 	}
 	if c.Hold {
 		return nil
 	}
-	if err := systemctl(ctx, "restart", UnitName); err != nil {
-		return fmt.Errorf("%w; \"journalctl -u %s\" tells more", err, UnitName)
+	if err := systemctl(ctx, "restart", s.UnitName); err != nil {
+		return fmt.Errorf("%w; \"journalctl -u %s\" tells more", err, s.UnitName)
 	}
 	return nil
 }
 
-func uninstall(ctx context.Context) (found bool, err error) {
-	if err := check(); err != nil {
+func (s Service) uninstall(ctx context.Context) (found bool, err error) {
+	if err := s.check(); err != nil {
 		return false, err
 	}
-	if _, err := os.Lstat(unitPath); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Lstat(s.unitPath()); errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	} else if err != nil {
 		return false, err
 	}
-	if err := systemctl(ctx, "disable", "--now", UnitName); err != nil {
+	if err := systemctl(ctx, "disable", "--now", s.UnitName); err != nil {
 		return true, err
 	}
-	if err := durable.Remove(unitPath); err != nil {
+	if err := durable.Remove(s.unitPath()); err != nil {
 		return true, err
 	}
 	return true, systemctl(ctx, "daemon-reload")
@@ -113,7 +113,7 @@ func notify(socket, state string) {
 	conn.Write([]byte(state))
 }
 
-func runControlled(Work) error {
+func (s Service) runControlled(Work) error {
 	return fmt.Errorf("--service is for the service control manager of Windows: %w", errors.ErrUnsupported)
 }
 
@@ -135,7 +135,6 @@ func leadsToJournal(f *os.File, stream string) bool {
 	return ok && stream == fmt.Sprintf("%d:%d", sys.Dev, sys.Ino)
 }
 
-// EventLog returns a handler that writes to the event log of Windows.
-func EventLog() (slog.Handler, error) {
+func (s Service) eventLog() (slog.Handler, error) {
 	return nil, fmt.Errorf("the event log: %w", errors.ErrUnsupported)
 }

@@ -72,24 +72,26 @@ func TestUnit(t *testing.T) {
 	testenv.Need(t, "systemd-analyze")
 	dir := filepath.Join(t.TempDir(), "a folder, 100% $HOME's")
 	must(t, os.Mkdir(dir, 0o755))
-	if _, err := Unit([]string{filepath.Join(dir, "prestage")}); err == nil {
+	if _, err := Agent.Unit([]string{filepath.Join(dir, "prestage")}); err == nil {
 		t.Error("a program was accepted that systemd cannot start")
 	}
 	dir = filepath.Join(t.TempDir(), "a folder, 100%")
 	must(t, os.Mkdir(dir, 0o755))
 	program := filepath.Join(dir, "prestage")
 	must(t, os.WriteFile(program, []byte("#!/bin/sh\n"), 0o755))
-	for _, args := range [][]string{{"agent", "run"}, {"agent", "run", "--config", `/a b/100% $HOME 'x' "y" \z;`, ""}} {
-		text, err := Unit(append([]string{program}, args...))
-		must(t, err)
-		path := filepath.Join(t.TempDir(), UnitName)
-		must(t, os.WriteFile(path, []byte(text), 0o644))
-		out, err := exec.Command("systemd-analyze", "verify", "--man=no", path).CombinedOutput()
-		if err != nil || strings.Contains(string(out), UnitName) {
-			t.Errorf("systemd-analyze: %v\n%s\n%s", err, out, text)
+	for _, service := range []Service{Agent, Server} {
+		for _, args := range [][]string{{"agent", "run"}, {"agent", "run", "--config", `/a b/100% $HOME 'x' "y" \z;`, ""}} {
+			text, err := service.Unit(append([]string{program}, args...))
+			must(t, err)
+			path := filepath.Join(t.TempDir(), service.UnitName)
+			must(t, os.WriteFile(path, []byte(text), 0o644))
+			out, err := exec.Command("systemd-analyze", "verify", "--man=no", path).CombinedOutput()
+			if err != nil || strings.Contains(string(out), service.UnitName) {
+				t.Errorf("systemd-analyze: %v\n%s\n%s", err, out, text)
+			}
 		}
 	}
-	if _, err := Unit([]string{"/usr/bin/prestage", "a\nb"}); err == nil {
+	if _, err := Agent.Unit([]string{"/usr/bin/prestage", "a\nb"}); err == nil {
 		t.Error("a word of two lines was accepted")
 	}
 }
@@ -99,14 +101,14 @@ func TestNoSystemd(t *testing.T) {
 	if _, err := os.Stat(systemdDir); err == nil && os.Geteuid() == 0 {
 		return // TestSystemdService installs
 	}
-	err := Install(t.Context(), Config{Command: []string{"/usr/bin/prestage", "agent", "run"}})
+	err := Agent.Install(t.Context(), Config{Command: []string{"/usr/bin/prestage", "agent", "run"}})
 	if err == nil || !strings.Contains(err.Error(), "prestage agent run") && !strings.Contains(err.Error(), "sudo") {
 		t.Errorf("Install: %v", err)
 	}
-	if _, err := os.Lstat(unitPath); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Lstat(Agent.unitPath()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a unit was written: %v", err)
 	}
-	if _, err := Uninstall(t.Context()); err == nil {
+	if _, err := Agent.Uninstall(t.Context()); err == nil {
 		t.Error("Uninstall succeeded")
 	}
 }

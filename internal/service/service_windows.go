@@ -21,7 +21,9 @@ import (
 // How long a service may take to start and to stop.
 const changeWait = 30 * time.Second
 
-const sourceKey = `SYSTEM\CurrentControlSet\Services\EventLog\Application\` + Name
+func (s Service) sourceKey() string {
+	return `SYSTEM\CurrentControlSet\Services\EventLog\Application\` + s.Name
+}
 
 func connect() (*mgr.Mgr, error) {
 	m, err := mgr.Connect()
@@ -34,45 +36,45 @@ func connect() (*mgr.Mgr, error) {
 	return m, nil
 }
 
-func install(ctx context.Context, c Config) error {
+func (s Service) install(ctx context.Context, c Config) error {
 	m, err := connect()
 	if err != nil {
 		return err
 	}
 	defer m.Disconnect()
-	s, err := m.OpenService(Name)
+	h, err := m.OpenService(s.Name)
 	created := errors.Is(err, windows.ERROR_SERVICE_DOES_NOT_EXIST)
 	if created {
-		s, err = m.CreateService(Name, c.Command[0], mgr.Config{DisplayName: DisplayName, ErrorControl: mgr.ErrorNormal})
+		h, err = m.CreateService(s.Name, c.Command[0], mgr.Config{DisplayName: s.DisplayName, ErrorControl: mgr.ErrorNormal})
 	}
 	if errors.Is(err, windows.ERROR_SERVICE_MARKED_FOR_DELETE) {
 		return errors.New("the service is being removed; close the programs that look at it, such as Services, and install again")
 	}
 	if err != nil {
-		return fmt.Errorf("creating the service %s: %w", Name, err)
+		return fmt.Errorf("creating the service %s: %w", s.Name, err)
 	}
-	defer s.Close()
-	err = configure(s, c)
+	defer h.Close()
+	err = s.configure(h, c)
 	if err == nil {
-		err = installSource()
+		err = s.installSource()
 	}
 	if err != nil {
 		if created {
-			s.Delete()
+			h.Delete()
 		}
 		return err
 	}
 	if c.Hold {
 		return nil
 	}
-	if err := stop(ctx, s); err != nil {
+	if err := stop(ctx, h); err != nil {
 		return err
 	}
-	return start(ctx, s)
+	return start(ctx, h)
 }
 
 // configure makes all of the service's properties what they should be.
-func configure(s *mgr.Service, c Config) error {
+func (s Service) configure(h *mgr.Service, c Config) error {
 	startType := uint32(mgr.StartAutomatic)
 	if c.Demand {
 		startType = mgr.StartManual
@@ -82,11 +84,11 @@ func configure(s *mgr.Service, c Config) error {
 		return err
 	}
 	account, _ := windows.UTF16PtrFromString("LocalSystem")
-	display, _ := windows.UTF16PtrFromString(DisplayName)
-	text, _ := windows.UTF16PtrFromString(description)
+	display, _ := windows.UTF16PtrFromString(s.DisplayName)
+	text, _ := windows.UTF16PtrFromString(s.Description)
 	var delayed windows.SERVICE_DELAYED_AUTO_START_INFO
-	if !c.Demand {
-		delayed.IsDelayedAutoStartUp = 1 // who logs on comes first
+	if !c.Demand && s.delayed {
+		delayed.IsDelayedAutoStartUp = 1
 	}
 	restart := func(after time.Duration) mgr.RecoveryAction {
 		return mgr.RecoveryAction{Type: mgr.ServiceRestart, Delay: after}
@@ -94,24 +96,24 @@ func configure(s *mgr.Service, c Config) error {
 	const day = 24 * 60 * 60 // seconds
 	for _, step := range []func() error{
 		func() error {
-			return windows.ChangeServiceConfig(s.Handle, windows.SERVICE_WIN32_OWN_PROCESS, startType, windows.SERVICE_ERROR_NORMAL,
+			return windows.ChangeServiceConfig(h.Handle, windows.SERVICE_WIN32_OWN_PROCESS, startType, windows.SERVICE_ERROR_NORMAL,
 				line, nil, nil, nil, account, nil, display)
 		},
 		func() error {
 			d := windows.SERVICE_DESCRIPTION{Description: text}
-			return windows.ChangeServiceConfig2(s.Handle, windows.SERVICE_CONFIG_DESCRIPTION, (*byte)(unsafe.Pointer(&d)))
+			return windows.ChangeServiceConfig2(h.Handle, windows.SERVICE_CONFIG_DESCRIPTION, (*byte)(unsafe.Pointer(&d)))
 		},
 		func() error {
-			return optional(windows.ChangeServiceConfig2(s.Handle, windows.SERVICE_CONFIG_DELAYED_AUTO_START_INFO, (*byte)(unsafe.Pointer(&delayed))))
+			return optional(windows.ChangeServiceConfig2(h.Handle, windows.SERVICE_CONFIG_DELAYED_AUTO_START_INFO, (*byte)(unsafe.Pointer(&delayed))))
 		},
 		func() error {
-			return optional(s.SetRecoveryActions([]mgr.RecoveryAction{restart(5 * time.Second), restart(time.Minute), restart(5 * time.Minute)}, day))
+			return optional(h.SetRecoveryActions([]mgr.RecoveryAction{restart(5 * time.Second), restart(time.Minute), restart(5 * time.Minute)}, day))
 		},
 		// An error that the program ends with is a failure too.
-		func() error { return optional(s.SetRecoveryActionsOnNonCrashFailures(true)) },
+		func() error { return optional(h.SetRecoveryActionsOnNonCrashFailures(true)) },
 	} {
 		if err := step(); err != nil {
-			return fmt.Errorf("configuring the service %s: %w", Name, err)
+			return fmt.Errorf("configuring the service %s: %w", s.Name, err)
 		}
 	}
 	return nil
@@ -135,75 +137,75 @@ func commandLine(command []string) string {
 	return line
 }
 
-func installSource() error {
-	if k, err := registry.OpenKey(registry.LOCAL_MACHINE, sourceKey, registry.QUERY_VALUE); err == nil {
+func (s Service) installSource() error {
+	if k, err := registry.OpenKey(registry.LOCAL_MACHINE, s.sourceKey(), registry.QUERY_VALUE); err == nil {
 		return k.Close()
 	}
-	if err := eventlog.InstallAsEventCreate(Name, eventlog.Error|eventlog.Warning|eventlog.Info); err != nil {
+	if err := eventlog.InstallAsEventCreate(s.Name, eventlog.Error|eventlog.Warning|eventlog.Info); err != nil {
 		return fmt.Errorf("registering with the event log: %w", err)
 	}
 	return nil
 }
 
-func uninstall(ctx context.Context) (found bool, err error) {
+func (s Service) uninstall(ctx context.Context) (found bool, err error) {
 	m, err := connect()
 	if err != nil {
 		return false, err
 	}
 	defer m.Disconnect()
-	s, err := m.OpenService(Name)
+	h, err := m.OpenService(s.Name)
 	switch {
 	case err == nil:
-		defer s.Close()
-		if err := stop(ctx, s); err != nil {
+		defer h.Close()
+		if err := stop(ctx, h); err != nil {
 			return true, err
 		}
-		if err := s.Delete(); err != nil && !errors.Is(err, windows.ERROR_SERVICE_MARKED_FOR_DELETE) {
-			return true, fmt.Errorf("removing the service %s: %w", Name, err)
+		if err := h.Delete(); err != nil && !errors.Is(err, windows.ERROR_SERVICE_MARKED_FOR_DELETE) {
+			return true, fmt.Errorf("removing the service %s: %w", s.Name, err)
 		}
 		found = true
 	case !errors.Is(err, windows.ERROR_SERVICE_DOES_NOT_EXIST):
-		return false, fmt.Errorf("opening the service %s: %w", Name, err)
+		return false, fmt.Errorf("opening the service %s: %w", s.Name, err)
 	}
-	if err := eventlog.Remove(Name); err != nil && !errors.Is(err, registry.ErrNotExist) {
+	if err := eventlog.Remove(s.Name); err != nil && !errors.Is(err, registry.ErrNotExist) {
 		return found, fmt.Errorf("removing it from the event log: %w", err)
 	}
 	return found, nil
 }
 
-func start(ctx context.Context, s *mgr.Service) error {
-	if err := s.Start(); err != nil {
-		return fmt.Errorf("starting the service %s: %w", Name, err)
+func start(ctx context.Context, h *mgr.Service) error {
+	if err := h.Start(); err != nil {
+		return fmt.Errorf("starting the service %s: %w", h.Name, err)
 	}
-	return reach(ctx, s, svc.Running)
+	return reach(ctx, h, svc.Running)
 }
 
-func stop(ctx context.Context, s *mgr.Service) error {
-	_, err := s.Control(svc.Stop)
+func stop(ctx context.Context, h *mgr.Service) error {
+	_, err := h.Control(svc.Stop)
 	if err != nil && !errors.Is(err, windows.ERROR_SERVICE_NOT_ACTIVE) && !errors.Is(err, windows.ERROR_SERVICE_CANNOT_ACCEPT_CTRL) {
-		return fmt.Errorf("stopping the service %s: %w", Name, err)
+		return fmt.Errorf("stopping the service %s: %w", h.Name, err)
 	}
-	return reach(ctx, s, svc.Stopped)
+	return reach(ctx, h, svc.Stopped)
 }
 
 // reach waits until the service is in a state.
-func reach(ctx context.Context, s *mgr.Service, want svc.State) error {
+func reach(ctx context.Context, h *mgr.Service, want svc.State) error {
 	ctx, cancel := context.WithTimeout(ctx, changeWait)
 	defer cancel()
 	for {
-		st, err := s.Query()
+		st, err := h.Query()
 		switch {
 		case err != nil:
-			return fmt.Errorf("asking for the state of the service %s: %w", Name, err)
+			return fmt.Errorf("asking for the state of the service %s: %w", h.Name, err)
 		case st.State == want:
 			return nil
 		case st.State == svc.Stopped:
 			return fmt.Errorf("the service %s has stopped again, with exit code %d; the event log, Application, source %s, tells more",
-				Name, max(st.Win32ExitCode, st.ServiceSpecificExitCode), Name)
+				h.Name, max(st.Win32ExitCode, st.ServiceSpecificExitCode), h.Name)
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("the service %s takes too long to start or stop: %w", Name, ctx.Err())
+			return fmt.Errorf("the service %s takes too long to start or stop: %w", h.Name, ctx.Err())
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
@@ -211,14 +213,14 @@ func reach(ctx context.Context, s *mgr.Service, want svc.State) error {
 
 func run(ctx context.Context, work Work) error { return work(ctx, func() {}) }
 
-func runControlled(work Work) error {
+func (s Service) runControlled(work Work) error {
 	// Services are told of every user who logs off, which to Go looks like a
 	// wish to end. The manager alone says when to.
 	signal.Notify(make(chan os.Signal, 1), os.Interrupt, syscall.SIGTERM)
 	h := &handler{work: work}
-	err := svc.Run(Name, h)
+	err := svc.Run(s.Name, h)
 	if errors.Is(err, windows.ERROR_FAILED_SERVICE_CONTROLLER_CONNECT) {
-		return fmt.Errorf("the service control manager has not started this program; use \"net start %s\", or leave --service out", Name)
+		return fmt.Errorf("the service control manager has not started this program; use \"net start %s\", or leave --service out", s.Name)
 	}
 	if err != nil {
 		return fmt.Errorf("service control manager: %w", err)
@@ -283,9 +285,8 @@ func (h *handler) Execute(_ []string, requests <-chan svc.ChangeRequest, status 
 // Log returns a handler that writes messages to a file, with their time.
 func Log(f *os.File) slog.Handler { return Lines(f) }
 
-// EventLog returns a handler that writes to the event log.
-func EventLog() (slog.Handler, error) {
-	l, err := eventlog.Open(Name)
+func (s Service) eventLog() (slog.Handler, error) {
+	l, err := eventlog.Open(s.Name)
 	if err != nil {
 		return nil, fmt.Errorf("opening the event log: %w", err)
 	}

@@ -141,7 +141,7 @@ func (m *linuxMachine) eventually(what string, ok func() bool) {
 	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
 			said, _ := os.ReadFile(filepath.Join(m.dir, "boot.log"))
-			status, _ := m.try("systemctl", "status", "--no-pager", UnitName)
+			status, _ := m.try("systemctl", "status", "--no-pager", Agent.UnitName)
 			m.t.Fatalf("%s: this has not happened\n%s%s", what, said, status)
 		}
 	}
@@ -169,7 +169,7 @@ func (m *linuxMachine) must(args ...string) string {
 // property returns what systemd has of the service.
 func (m *linuxMachine) property(name string) string {
 	m.t.Helper()
-	return strings.TrimSpace(m.must("systemctl", "show", "--value", "--property="+name, UnitName))
+	return strings.TrimSpace(m.must("systemctl", "show", "--value", "--property="+name, Agent.UnitName))
 }
 
 func (m *linuxMachine) stage(name string, seed byte, size int) {
@@ -209,7 +209,7 @@ func TestSystemdService(t *testing.T) {
 	}
 	m.installs("win11", 1, 3<<20)
 	m.eventually("the journal has it", func() bool {
-		return strings.Contains(m.must("journalctl", "--unit", UnitName, "--priority", "6..6", "--output", "cat"), "\ninstalled win11:1 in ")
+		return strings.Contains(m.must("journalctl", "--unit", Agent.UnitName, "--priority", "6..6", "--output", "cat"), "\ninstalled win11:1 in ")
 	})
 
 	if out, err := m.try(m.exe, "agent", "run"); err == nil || !strings.Contains(out, "another agent is running") {
@@ -217,17 +217,17 @@ func TestSystemdService(t *testing.T) {
 	}
 
 	began := time.Now()
-	m.must("systemctl", "stop", UnitName)
+	m.must("systemctl", "stop", Agent.UnitName)
 	if took := time.Since(began); took > 5*time.Second || m.property("Result") != "success" {
 		t.Errorf("stopping took %v, with result %s", took, m.property("Result"))
 	}
 	m.stage("win10", 2, 1<<20)
-	m.must("systemctl", "start", UnitName)
+	m.must("systemctl", "start", Agent.UnitName)
 	m.installs("win10", 2, 1<<20)
 
 	// Killed, it is started again, and goes on.
 	pid := m.property("MainPID")
-	m.must("systemctl", "kill", "--signal=KILL", UnitName)
+	m.must("systemctl", "kill", "--signal=KILL", Agent.UnitName)
 	m.stage("win7", 3, 1<<20)
 	m.installs("win7", 3, 1<<20)
 	if now := m.property("MainPID"); now == pid || m.property("NRestarts") != "1" {
@@ -257,5 +257,40 @@ func TestSystemdService(t *testing.T) {
 	}
 	if out := m.must(m.exe, "agent", "uninstall"); !strings.Contains(out, "there is no service") {
 		t.Errorf("uninstalling twice said: %s", out)
+	}
+}
+
+// The server as a service: it is checked before it is installed, serves, finishes
+// what it is at when it is stopped, and is removed.
+func TestSystemdServer(t *testing.T) {
+	m := newLinuxMachine(t)
+	unit := Server.UnitName
+	must(t, os.WriteFile(filepath.Join(m.dir, "a.img"), testenv.Text(1, 1<<20), 0o644))
+	m.must(m.exe, "pack", "a.img", "--name", "win11", "--images", "repo")
+	if out, err := m.try(m.exe, "serve", "install", "--images", "repo", "--users", "nowhere"); err == nil {
+		t.Errorf("a file of users that is not there was taken: %s", out)
+	}
+	const url = "http://127.0.0.1:443/MEDVImages/"
+	if out := m.must(m.exe, "serve", "install", "--images", "repo", "--listen", "127.0.0.1:443", "--access-log", "-", "--drain", "1m"); !strings.Contains(out, "installed and runs") {
+		t.Errorf("installing said: %s", out)
+	}
+	if out := m.must(m.exe, "list", "--images", url); !strings.Contains(out, "win11") {
+		t.Errorf("it serves: %s", out)
+	}
+	m.eventually("the journal has it", func() bool {
+		out := m.must("journalctl", "--unit", unit, "--output", "cat")
+		return strings.Contains(out, "is served at "+url) && strings.Contains(out, `"path":"/MEDVImages/catalog.json"`)
+	})
+	m.must("systemctl", "stop", unit)
+	if got := strings.TrimSpace(m.must("systemctl", "show", "--value", "--property=Result", unit)); got != "success" {
+		t.Errorf("it ended with %s", got)
+	}
+	m.must("systemctl", "start", unit)
+	m.must(m.exe, "list", "--images", url)
+	if out := m.must(m.exe, "serve", "uninstall"); !strings.Contains(out, "is removed") {
+		t.Errorf("uninstalling said: %s", out)
+	}
+	if _, err := m.try(m.exe, "list", "--images", url); err == nil {
+		t.Error("it serves still")
 	}
 }

@@ -5,13 +5,37 @@ import (
 	"strings"
 )
 
+// manners are what the unit of a service says of its own.
+type manners struct {
+	after        string // what it starts after
+	stop         string // how long it may take to end
+	capabilities string
+	more         string // lines of [Service]
+}
+
+var agentManners = manners{
+	after: "local-fs.target network.target", stop: "30s", capabilities: "CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER",
+	more: `# It works while people do: they come first.
+Nice=10
+IOSchedulingClass=idle
+`,
+}
+
+// serverManners let the server end in its own time, which --drain says.
+var serverManners = manners{
+	after: "local-fs.target network-online.target\nWants=network-online.target", stop: "5min", capabilities: "CAP_NET_BIND_SERVICE CAP_DAC_READ_SEARCH",
+	more: `RemoveIPC=yes
+ProtectProc=invisible
+`,
+}
+
 // Unit returns the text of the systemd unit that runs a command: the program,
 // as an absolute path, and its arguments.
 //
-// Image store and pre-stage folder may be anywhere, in home folders and in
-// /tmp too, and may move while the service runs. So those are left as they are
+// Image store, pre-stage folder and packages may be anywhere, in home folders and
+// in /tmp too, and may move while the service runs. So those are left as they are
 // and writable; what is taken away is what no image needs.
-func Unit(command []string) (string, error) {
+func (s Service) Unit(command []string) (string, error) {
 	var quoted []string
 	for i, word := range command {
 		if strings.ContainsAny(word, "\x00\n\r") || i == 0 && strings.ContainsAny(word, `"'\`) {
@@ -19,7 +43,7 @@ func Unit(command []string) (string, error) {
 		}
 		quoted = append(quoted, quote(word, i > 0))
 	}
-	return fmt.Sprintf(unit, strings.Join(quoted, " ")), nil
+	return fmt.Sprintf(unit, s.DisplayName, s.unit.after, strings.Join(quoted, " "), s.unit.stop, s.unit.more, s.unit.capabilities), nil
 }
 
 // quote spells a word so that systemd reads it as it is. Variables are not
@@ -36,24 +60,21 @@ func quote(word string, variables bool) string {
 }
 
 const unit = `[Unit]
-Description=` + DisplayName + `
-After=local-fs.target network.target
+Description=%s
+After=%s
 
 [Service]
 Type=notify
 ExecStart=%s
 Restart=on-failure
 RestartSec=5s
-TimeoutStopSec=30s
-# It works while people do: they come first.
-Nice=10
-IOSchedulingClass=idle
-UMask=0022
+TimeoutStopSec=%s
+%sUMask=0022
 
 ProtectSystem=full
 ReadWritePaths=-/usr/local
 NoNewPrivileges=yes
-CapabilityBoundingSet=CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER
+CapabilityBoundingSet=%s
 PrivateDevices=yes
 ProtectClock=yes
 ProtectControlGroups=yes

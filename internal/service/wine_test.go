@@ -69,7 +69,7 @@ func (w *windows) must(args ...string) string {
 // state returns the state of the service, as sc has it.
 func (w *windows) state() string {
 	w.t.Helper()
-	r := w.try("sc", "query", Name)
+	r := w.try("sc", "query", Agent.Name)
 	if m := regexp.MustCompile(`STATE\s*:\s*\d+\s+(\w+)`).FindStringSubmatch(r.Stdout); m != nil {
 		return m[1]
 	}
@@ -120,16 +120,16 @@ func (w *windows) value(key, name string) string {
 	return ""
 }
 
-const (
-	serviceKey = `HKLM\SYSTEM\CurrentControlSet\Services\` + Name
-	eventKey   = `HKLM\SYSTEM\CurrentControlSet\Services\EventLog\Application\` + Name
+var (
+	serviceKey = `HKLM\SYSTEM\CurrentControlSet\Services\` + Agent.Name
+	eventKey   = `HKLM\SYSTEM\CurrentControlSet\Services\EventLog\Application\` + Agent.Name
 )
 
 // stops stops the service, which has to happen within seconds.
 func (w *windows) stops() {
 	w.t.Helper()
 	began := time.Now()
-	w.must("net", "stop", Name)
+	w.must("net", "stop", Agent.Name)
 	w.reaches("STOPPED")
 	if took := time.Since(began); took > 10*time.Second {
 		w.t.Errorf("stopping took %v", took)
@@ -163,8 +163,8 @@ func TestWineService(t *testing.T) {
 	}
 	for _, want := range []struct{ key, name, value string }{
 		{serviceKey, "ImagePath", `REG_SZ "C:\Program Files\Prestage client\prestage.exe" agent run --service`},
-		{serviceKey, "DisplayName", "REG_SZ " + DisplayName},
-		{serviceKey, "Description", "REG_SZ " + description},
+		{serviceKey, "DisplayName", "REG_SZ " + Agent.DisplayName},
+		{serviceKey, "Description", "REG_SZ " + Agent.Description},
 		{serviceKey, "ObjectName", "REG_SZ LocalSystem"},
 		{serviceKey, "Start", "REG_DWORD 0x2"},
 		{serviceKey, "Type", "REG_DWORD 0x10"},
@@ -187,7 +187,7 @@ func TestWineService(t *testing.T) {
 		t.Error("a stopped agent has left its lock")
 	}
 	w.stage("win10", 2, 1<<20)
-	w.must("net", "start", Name)
+	w.must("net", "start", Agent.Name)
 	w.reaches("RUNNING")
 	w.installs("win10", 2, 1<<20)
 

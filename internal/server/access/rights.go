@@ -1,0 +1,82 @@
+package access
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+)
+
+// Words of the file of rights that stand for many readers.
+const (
+	everyKnown = "*"      // who is known
+	anyone     = "anyone" // who is not known, too
+)
+
+// rights are what readers may read. What nothing allows is forbidden.
+type rights struct {
+	allowed []allowance
+	anyone  bool // may read something
+}
+
+// allowance allows some readers to read some images.
+type allowance struct {
+	images, readers []*regexp.Regexp
+	anyone          bool
+}
+
+// parseRights reads TOML such as
+//
+//	[[allow]]
+//	images = ["win11", "kiosk-*"]
+//	readers = ["user:alice", "token:floor2-*", "certificate:*.floor3.example"]
+func parseRights(b []byte) (rights, error) {
+	var file struct {
+		Allow []struct{ Images, Readers []string }
+	}
+	meta, err := toml.Decode(string(b), &file)
+	if err != nil {
+		return rights{}, err
+	}
+	if unknown := meta.Undecoded(); len(unknown) > 0 {
+		return rights{}, fmt.Errorf("%q means nothing here", unknown[0].String())
+	}
+	var r rights
+	for i, a := range file.Allow {
+		if len(a.Images) == 0 || len(a.Readers) == 0 {
+			return rights{}, fmt.Errorf("the %d. [[allow]] needs images and readers", i+1)
+		}
+		var one allowance
+		for _, image := range a.Images {
+			one.images = append(one.images, pattern(image))
+		}
+		for _, reader := range a.Readers {
+			if reader == anyone {
+				one.anyone, r.anyone = true, true
+				continue
+			}
+			if reader != everyKnown && !slices.ContainsFunc(kinds, func(k string) bool { return strings.HasPrefix(reader, k) }) {
+				return rights{}, fmt.Errorf("reader %q: use %q, %q, or a name after %s", reader, anyone, everyKnown, strings.Join(kinds, " "))
+			}
+			one.readers = append(one.readers, pattern(reader))
+		}
+		r.allowed = append(r.allowed, one)
+	}
+	return r, nil
+}
+
+// pattern is a text in which * stands for any characters.
+func pattern(s string) *regexp.Regexp {
+	return regexp.MustCompile(`(?s)^` + strings.ReplaceAll(regexp.QuoteMeta(s), `\*`, `.*`) + `$`)
+}
+
+func (r rights) allow(reader Reader, image string) bool {
+	match := func(list []*regexp.Regexp, s string) bool {
+		return slices.ContainsFunc(list, func(p *regexp.Regexp) bool { return p.MatchString(s) })
+	}
+	return slices.ContainsFunc(r.allowed, func(a allowance) bool {
+		return match(a.images, image) && (a.anyone || reader != Nobody && match(a.readers, string(reader)))
+	})
+}
