@@ -18,7 +18,7 @@ import (
 
 // Bounds of what reading a volume takes.
 const (
-	mostTime   = 2 * time.Second // of the processors
+	mostTime   = 30 * time.Second // of the processors: what takes it has no end
 	mostMemory = 64 << 20        // bytes that are allocated besides
 )
 
