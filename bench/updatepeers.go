@@ -130,7 +130,8 @@ func (b *bench) zsync(c change) (int64, error) {
 		return 0, err
 	}
 	defer web.Close()
-	_, err = b.output(zsync, "-q", "-i", b.versionFile(c.from), "-o", filepath.Join(dir, "new.raw"), web.url+"disk.zsync")
+	// It leaves files in the folder that it is started in.
+	_, err = b.output("env", "-C", dir, zsync, "-q", "-i", b.versionFile(c.from), "-o", filepath.Join(dir, "new.raw"), web.url+"disk.zsync")
 	return web.bytes.Load(), err
 }
 
