@@ -19,7 +19,7 @@ import (
 // Bounds of what reading a volume takes.
 const (
 	mostTime   = 30 * time.Second // of the processors: what takes it has no end
-	mostMemory = 64 << 20        // bytes that are allocated besides
+	mostMemory = 64 << 20         // bytes that are allocated besides
 )
 
 // Limits fails the test if do takes more time or memory than what has size bytes
