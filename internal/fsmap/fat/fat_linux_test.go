@@ -158,6 +158,7 @@ func mountedExFAT(t testing.TB, image string, fill func(mnt string)) {
 	t.Helper()
 	testenv.NeedRoot(t)
 	testenv.Need(t, "mount.exfat-fuse", "losetup", "umount")
+	fstest.OwnMounts(t)
 	mnt := t.TempDir()
 	device := strings.TrimSpace(fstest.Run(t, "losetup", "--find", "--show", image))
 	defer func() {

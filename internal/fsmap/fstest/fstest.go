@@ -13,10 +13,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"prestage/internal/fsmap/volume"
 	"prestage/internal/testenv"
@@ -50,11 +53,13 @@ func Make(t testing.TB, size int64, mkfs ...string) string {
 	return image
 }
 
-// Mounted calls fill with the volume mounted, and unmounts it.
+// Mounted calls fill with the volume mounted, and unmounts it. The volume is
+// mounted for the calling goroutine and the programs it starts alone.
 func Mounted(t testing.TB, image string, fill func(dir string)) {
 	t.Helper()
 	testenv.NeedRoot(t)
 	testenv.Need(t, "mount")
+	OwnMounts(t)
 	dir := t.TempDir()
 	Run(t, "mount", "-o", "loop", image, dir)
 	done := false
@@ -67,6 +72,20 @@ func Mounted(t testing.TB, image string, fill func(dir string)) {
 	t.Cleanup(unmount)
 	fill(dir)
 	unmount()
+}
+
+// OwnMounts gives the calling goroutine mounts of its own, until it ends. A mount
+// namespace that another test makes meanwhile would otherwise have a copy of a
+// volume that is mounted here, and would keep it mounted after its unmounting.
+func OwnMounts(t testing.TB) {
+	t.Helper()
+	runtime.LockOSThread() // for good: the thread ends with the goroutine
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		t.Fatal("own mounts:", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		t.Fatal("own mounts:", err)
+	}
 }
 
 // Fill makes files of all kinds and sizes, in fragments.

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"prestage/internal/fsmap/fstest"
 	"prestage/internal/fsmap/volume"
 	"prestage/internal/testenv"
 )
@@ -58,6 +59,7 @@ func mkntfs(t testing.TB, size int64, args ...string) system {
 // mounted does something with the volume mounted at dir.
 func (s system) mounted(t testing.TB, options string, do func(dir string)) {
 	t.Helper()
+	fstest.OwnMounts(t)
 	dir := filepath.Join(t.TempDir(), "mnt")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
@@ -76,7 +78,7 @@ func (s system) mounted(t testing.TB, options string, do func(dir string)) {
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	is := func() bool {
-		p, err := os.ReadFile("/proc/self/mountinfo")
+		p, err := os.ReadFile("/proc/thread-self/mountinfo")
 		if err != nil {
 			t.Fatal(err)
 		}
