@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -119,9 +118,8 @@ func (t *Fetcher) frames(ctx context.Context, need []int, use func(frame int, st
 // still missing, and why.
 func (t *Fetcher) from(ctx context.Context, source int, need []int, use func(int, []byte) error) (missing []int, cause, err error) {
 	var (
-		mu    sync.Mutex
-		gone  error // the source is not asked for any more
-		spans = make(chan []int)
+		mu   sync.Mutex
+		gone error // the source is not asked for any more
 	)
 	src, err := t.Sources[source].Open(ctx)
 	if err != nil {
@@ -131,7 +129,6 @@ func (t *Fetcher) from(ctx context.Context, source int, need []int, use func(int
 	if size, err := src.Size(); err == nil && size > int64(t.Index.CKMLength) {
 		return need, fmt.Errorf("%w: it has %d bytes and should have %d: it is another package's", ckm.ErrMismatch, size, t.Index.CKMLength), nil
 	}
-	traits := src.Traits()
 	limit := t.Limit
 	if t.Sources[source].Free {
 		limit = nil
@@ -147,67 +144,37 @@ func (t *Fetcher) from(ctx context.Context, source int, need []int, use func(int
 			cause = why
 		}
 	}
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		defer close(spans)
-		for rest := need; len(rest) > 0; {
-			n := t.span(rest, traits)
-			select {
-			case spans <- rest[:n]:
-			case <-gctx.Done():
-				return gctx.Err()
+	worker := func(ctx context.Context, spans <-chan []int) error {
+		var buf []byte
+		for frames := range spans {
+			mu.Lock()
+			why := gone
+			mu.Unlock()
+			if why != nil {
+				fail(frames, why)
+				continue
 			}
-			rest = rest[n:]
+			got, err := t.read(ctx, src, limit, frames, &buf, use, fail)
+			mu.Lock()
+			t.Fetched[source] += got
+			mu.Unlock()
+			if err != nil {
+				return err
+			}
 		}
 		return nil
-	})
-	readers := traits.Readers
-	if readers == 0 {
-		readers = runtime.GOMAXPROCS(0)
 	}
-	for range readers {
-		g.Go(func() error {
-			var buf []byte
-			for frames := range spans {
-				mu.Lock()
-				why := gone
-				mu.Unlock()
-				if why != nil {
-					fail(frames, why)
-					continue
-				}
-				got, err := t.read(gctx, src, limit, frames, &buf, use, fail)
-				mu.Lock()
-				t.Fetched[source] += got
-				mu.Unlock()
-				if err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}
-	if err := g.Wait(); err != nil {
+	if err := inSpans(ctx, src, need, t.place, worker); err != nil {
 		return nil, nil, err
 	}
 	slices.Sort(missing)
 	return missing, cause, nil
 }
 
-// span returns how many of the frames are read as one range.
-func (t *Fetcher) span(frames []int, traits repo.Traits) int {
-	first := t.Index.Frame(frames[0])
-	end := int64(first.Offset) + int64(first.Stored)
-	n := 1
-	for ; n < len(frames); n++ {
-		f := t.Index.Frame(frames[n])
-		next := int64(f.Offset) + int64(f.Stored)
-		if int64(f.Offset)-end > traits.MaxGap || next-int64(first.Offset) > traits.MaxSpan {
-			break
-		}
-		end = next
-	}
-	return n
+// place returns where a frame lies in the CKM.
+func (t *Fetcher) place(frame int) (offset, length int64) {
+	f := t.Index.Frame(frame)
+	return int64(f.Offset), int64(f.Stored)
 }
 
 // read reads one span and returns how many bytes of frames were used. Only an

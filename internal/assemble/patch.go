@@ -7,11 +7,9 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"runtime"
 	"sync"
 	"sync/atomic"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 
 	"prestage/ckm"
@@ -141,61 +139,26 @@ func (s *PatchSeed) Chunks(ctx context.Context, wanted func(uint64) (int, bool),
 	}
 	defer installed.Close()
 	parts, _ := s.needed(func(c int) bool { _, ok := wanted(s.x.ID(c).Prefix()); return ok })
-	spans := make(chan []*ckm.PatchPart)
-	traits := s.data.Traits()
-	readers := traits.Readers
-	if readers == 0 {
-		readers = runtime.GOMAXPROCS(0)
-	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		defer close(spans)
-		for len(parts) > 0 {
-			n := span(parts, traits)
-			select {
-			case spans <- parts[:n]:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-			parts = parts[n:]
-		}
-		return nil
-	})
+	place := func(p *ckm.PatchPart) (offset, length int64) { return int64(p.Offset), int64(p.Stored) }
 	var mu sync.Mutex
 	var spoilt error // of a part; others may be good
-	for range readers {
-		g.Go(func() error {
-			w := patchWorker{PatchSeed: s, installed: installed, dec: ckm.NewPatchDecoder()}
-			defer w.dec.Close()
-			for parts := range spans {
-				if err := w.span(ctx, parts, use); err != nil {
-					return err
-				}
+	worker := func(ctx context.Context, spans <-chan []*ckm.PatchPart) error {
+		w := patchWorker{PatchSeed: s, installed: installed, dec: ckm.NewPatchDecoder()}
+		defer w.dec.Close()
+		for parts := range spans {
+			if err := w.span(ctx, parts, use); err != nil {
+				return err
 			}
-			mu.Lock()
-			defer mu.Unlock()
-			spoilt = cmp.Or(spoilt, w.spoilt)
-			return nil
-		})
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		spoilt = cmp.Or(spoilt, w.spoilt)
+		return nil
 	}
-	if err := g.Wait(); err != nil {
+	if err := inSpans(ctx, s.data, parts, place, worker); err != nil {
 		return err
 	}
 	return spoilt
-}
-
-// span returns how many of the parts are read as one range.
-func span(parts []*ckm.PatchPart, traits repo.Traits) int {
-	end := parts[0].Offset + uint64(parts[0].Stored)
-	n := 1
-	for ; n < len(parts); n++ {
-		next := parts[n].Offset + uint64(parts[n].Stored)
-		if int64(parts[n].Offset-end) > traits.MaxGap || int64(next-parts[0].Offset) > traits.MaxSpan {
-			break
-		}
-		end = next
-	}
-	return n
 }
 
 // patchWorker makes parts, one at a time.

@@ -7,11 +7,21 @@ import (
 	"prestage/ckm"
 )
 
-// grouper fills frames with neighbouring chunks.
+// heldMost is how many bytes of what the previous version lacks are held back
+// until they are written together: some 6 MiB of the CKM. A client that has the
+// previous version fetches them as one range, where it would need hundreds for
+// what lies all over the image.
+const heldMost = 16 << 20
+
+// grouper fills frames with neighbouring chunks, those that the previous version
+// lacks apart from those that it has.
 type grouper struct {
 	*pipeline
 	seen     *chunkTable
-	previous ckm.IDSet // a chance match would only put a chunk into a frame that suits it less well
+	previous ckm.IDSet // a chance match would only put a chunk where it suits less well
+
+	held  []heldPiece // of chunks that neither the previous version nor a frame has
+	bytes []byte      // of held
 
 	frame *frameJob // being filled, or nil
 	known bool      // whether frame's chunks are in the previous version
@@ -19,8 +29,52 @@ type grouper struct {
 	end   uint64 // of run in its file
 }
 
-// add places one chunk and, if it is new, puts it into a frame.
+type heldPiece struct {
+	id ckm.ID
+	piece
+}
+
+// add takes the next chunk of the image.
 func (g *grouper) add(ctx context.Context, id ckm.ID, p piece) error {
+	if g.o.Previous == nil || g.previous.Has(id) || g.seen.has(id) {
+		return g.put(ctx, id, p)
+	}
+	if len(g.bytes)+len(p.data) > heldMost {
+		if err := g.release(ctx); err != nil {
+			return err
+		}
+	}
+	if g.bytes == nil {
+		g.bytes = make([]byte, 0, heldMost)
+	}
+	g.bytes = append(g.bytes, p.data...)
+	p.data = g.bytes[len(g.bytes)-len(p.data):]
+	g.held = append(g.held, heldPiece{id, p})
+	return nil
+}
+
+// release puts what was held back into frames.
+func (g *grouper) release(ctx context.Context) error {
+	for _, h := range g.held {
+		if err := g.put(ctx, h.id, h.piece); err != nil {
+			return err
+		}
+	}
+	g.held, g.bytes = g.held[:0], g.bytes[:0]
+	return nil
+}
+
+// finish puts what is left into frames.
+func (g *grouper) finish(ctx context.Context) error {
+	if err := g.release(ctx); err != nil {
+		return err
+	}
+	g.placeRun()
+	return g.flush(ctx)
+}
+
+// put places one chunk and, if it is new, puts it into a frame.
+func (g *grouper) put(ctx context.Context, id ckm.ID, p piece) error {
 	number, isNew := g.seen.add(id)
 	if p.extents == nil {
 		g.place(number, p.file, uint64(p.offset), uint64(len(p.data)))
@@ -110,6 +164,9 @@ func (t *chunkTable) add(id ckm.ID) (number uint32, isNew bool) {
 	t.slots[i] = uint32(len(t.ids))
 	return uint32(len(t.ids) - 1), true
 }
+
+// has reports whether the chunk has a number.
+func (t *chunkTable) has(id ckm.ID) bool { return t.slots[t.find(id)] != 0 }
 
 // find returns the slot that holds id or where it belongs.
 func (t *chunkTable) find(id ckm.ID) uint64 {

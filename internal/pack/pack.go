@@ -26,7 +26,7 @@ const frameLimit = chunk.Max
 // Options say how to pack.
 type Options struct {
 	Level    ckm.Level
-	Previous *ckm.Index // the image's version before, or nil: its chunks get frames of their own
+	Previous *ckm.Index // the image's version before, or nil: what it lacks is put together, in frames of its own
 	// Map says where the files of the machine inside lie, or nothing: chunks are
 	// cut along them. What it says of free space matters only if it is discarded.
 	Map     *fsmap.Map
@@ -178,11 +178,10 @@ func (p *pipeline) group(ctx context.Context) error {
 	for {
 		j, ok, err := receive(ctx, p.windows)
 		if !ok {
-			if err == nil {
-				g.placeRun()
-				err = g.flush(ctx)
+			if err != nil {
+				return err
 			}
-			return err
+			return g.finish(ctx)
 		}
 		if err := wait(ctx, j.ready); err != nil {
 			return err

@@ -192,35 +192,54 @@ func TestNoChunkTwice(t *testing.T) {
 	}
 }
 
-// A frame must not mix chunks that the previous version has with chunks that
-// it lacks: a client that has that version would have to fetch both.
-func TestFramesDoNotMixOldAndNew(t *testing.T) {
-	old := testenv.Text(1, 8<<20)
-	image := bytes.Clone(old)
-	for i := 1 << 20; i < len(image); i += 1 << 20 {
-		copy(image[i:], testenv.Random(byte(i>>20), 40_000))
-	}
-	previous, _ := packFile(t, write(t, old, false), Options{})
-	x, data := packFile(t, write(t, image, false), Options{Previous: previous})
-	if !bytes.Equal(unpack(t, x, data), image) {
-		t.Fatal("what was packed is not what is unpacked")
-	}
-	has := map[ckm.ID]bool{}
-	for c := range previous.Chunks() {
-		has[previous.ID(c)] = true
-	}
-	kinds := map[bool]int{}
-	for f := range x.Frames() {
-		first, end := x.FrameChunks(f)
-		kinds[has[x.ID(first)]]++
-		for c := first; c < end; c++ {
-			if has[x.ID(c)] != has[x.ID(first)] {
-				t.Fatalf("frame %d mixes chunks of both kinds", f)
+// A frame must not mix chunks that the previous version has with chunks that it
+// lacks, and what it lacks lies together: a client that has that version fetches
+// nothing but those, in few ranges.
+func TestNewChunksLieTogether(t *testing.T) {
+	old := testenv.Text(1, 40<<20)
+	for name, c := range map[string]struct {
+		length int // of what is new in each MiB
+		runs   int // of frames that hold it
+	}{
+		"little": {40_000, 1},
+		"much":   {700_000, 2}, // 28 MB, so that it is held twice
+	} {
+		t.Run(name, func(t *testing.T) {
+			image := bytes.Clone(old)
+			for i := 1 << 20; i < len(image); i += 1 << 20 {
+				copy(image[i:], testenv.Random(byte(i>>21), c.length)) // each in two places
 			}
-		}
-	}
-	if kinds[true] == 0 || kinds[false] == 0 {
-		t.Errorf("the test needs frames of both kinds, there are %v", kinds)
+			previous, _ := packFile(t, write(t, old, false), Options{})
+			x, data := packFile(t, write(t, image, false), Options{Previous: previous})
+			if !bytes.Equal(unpack(t, x, data), image) {
+				t.Fatal("what was packed is not what is unpacked")
+			}
+			if raw, err := x.Encode(); err != nil {
+				t.Fatal(err)
+			} else if _, err := ckm.Decode(raw); err != nil {
+				t.Fatal(err)
+			}
+			has := map[ckm.ID]bool{}
+			for c := range previous.Chunks() {
+				has[previous.ID(c)] = true
+			}
+			runs, last := map[bool]int{}, -1
+			for f := range x.Frames() {
+				first, end := x.FrameChunks(f)
+				if last < 0 || has[x.ID(first)] != has[x.ID(last)] {
+					runs[has[x.ID(first)]]++
+				}
+				for c := first; c < end; c++ {
+					if has[x.ID(c)] != has[x.ID(first)] {
+						t.Fatalf("frame %d mixes chunks of both kinds", f)
+					}
+				}
+				last = first
+			}
+			if runs[false] != c.runs || runs[true] == 0 {
+				t.Errorf("frames of what is new lie in %d places, should in %d; of what is not, in %d", runs[false], c.runs, runs[true])
+			}
+		})
 	}
 }
 

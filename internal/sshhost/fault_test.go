@@ -300,5 +300,10 @@ func TestLockEnds(t *testing.T) {
 	if killed == 0 {
 		t.Fatalf("nobody holds the lock: %q", out)
 	}
+	within(t, 10*time.Second, "noticing that", func() {
+		for end := time.Now().Add(time.Minute); h.conn.why() == nil && time.Now().Before(end); {
+			time.Sleep(time.Millisecond)
+		}
+	})
 	unreachable(t, h, "was lost")
 }

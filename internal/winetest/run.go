@@ -120,13 +120,15 @@ func (p *Prefix) run(winrun string, c Command) (Result, error) {
 	if err := os.WriteFile(at("request"), text, 0o644); err != nil {
 		return Result{}, err
 	}
-	// Now and then, on a busy machine, Wine does not start a program and says
-	// nothing at all. Winrun would have left an answer, or a word.
+	var o outcome
 	var runErr error
 	for range 3 {
-		runErr = p.start(at("wine"), c.Timeout+30*time.Second, c.Debug, winrun, p.Windows(at("request")))
-		_, err := os.Stat(at("result"))
-		if said, _ := os.ReadFile(at("wine")); runErr == nil || err == nil || len(said) > 0 {
+		o, runErr = outcome{}, p.start(at("wine"), c.Timeout+30*time.Second, c.Debug, winrun, p.Windows(at("request")))
+		text, err = os.ReadFile(at("result"))
+		if err == nil {
+			err = json.Unmarshal(text, &o)
+		}
+		if said, _ := os.ReadFile(at("wine")); !notStarted(o, runErr, err, len(said) > 0) {
 			break
 		}
 	}
@@ -144,19 +146,24 @@ func (p *Prefix) run(winrun string, c Command) (Result, error) {
 	if runErr != nil {
 		return r, runErr
 	}
-	text, err = os.ReadFile(at("result"))
 	if err != nil {
 		return r, fmt.Errorf("no answer from Wine: %w", err)
-	}
-	var o outcome
-	if err := json.Unmarshal(text, &o); err != nil {
-		return r, err
 	}
 	if o.Error != "" {
 		return r, errors.New(o.Error)
 	}
 	r.Code = int(o.Code)
 	return r, nil
+}
+
+// notStarted reports whether Wine did not start winrun, and said nothing at all,
+// or did not start winrun's program. Both happen on a busy machine, now and then:
+// the new process ends before Wine's server has heard of it.
+func notStarted(o outcome, run, answer error, said bool) bool {
+	if answer != nil {
+		return run != nil && !said
+	}
+	return strings.HasSuffix(o.Error, "Internal error.") // ERROR_INTERNAL_ERROR of CreateProcess
 }
 
 // start runs a program with wine, everything it says going to a file.
