@@ -4,8 +4,8 @@
 #   bench/ntfs.sh VERSIONS
 #
 # VERSIONS is what "bench/image.sh --versions" prints. It gets ntfs-v1.raw (the
-# files of v1.raw), ntfs-later.raw (changed in place to those of later.raw) and
-# ntfs-rebuilt.raw (those of later.raw, written anew).
+# files of v1.raw), ntfs-minor.raw and ntfs-later.raw (changed in place to those of
+# minor.raw and later.raw) and ntfs-rebuilt.raw (those of later.raw, written anew).
 #
 # Exit codes: 0 they are there, 77 skipped (the reason is on stderr), anything else:
 # building them failed.
@@ -23,12 +23,12 @@ if [ $# != 1 ] || [ ! -f "$1/v1.raw" ]; then
 	exit 2
 fi
 versions=$(realpath -- "$1")
-[ ! -f "$versions/ntfs-rebuilt.raw" ] || exit 0
+[ ! -f "$versions/ntfs-minor.raw" ] || exit 0
 [ "$(id -u)" = 0 ] || skip "mounting needs root"
 for tool in mkntfs ntfs-3g rsync unshare mount; do
 	command -v "$tool" >/dev/null || skip "missing: $tool"
 done
-[ "$(df --output=avail -k "$versions" | tail -n 1)" -ge $((16 << 20)) ] || skip "less than 16 GiB free in $versions"
+[ "$(df --output=avail -k "$versions" | tail -n 1)" -ge $((20 << 20)) ] || skip "less than 20 GiB free in $versions"
 
 # The mounts end with the last process that was started here, whatever happens.
 if [ -z "${PRESTAGE_BENCH_NAMESPACE:-}" ]; then
@@ -67,12 +67,14 @@ new() {
 say "the files of v1"
 new "$work/v1.raw"
 fill "$work/v1.raw" v1
-say "changed in place to those of later"
-cp --sparse=always "$work/v1.raw" "$work/later.raw"
-fill "$work/later.raw" later
+for v in later minor; do
+	say "changed in place to those of $v"
+	cp --sparse=always "$work/v1.raw" "$work/$v.raw"
+	fill "$work/$v.raw" "$v"
+done
 say "written anew"
 new "$work/rebuilt.raw"
 fill "$work/rebuilt.raw" later
-for v in v1 later rebuilt; do
+for v in v1 later rebuilt minor; do
 	mv -- "$work/$v.raw" "$versions/ntfs-$v.raw"
 done

@@ -30,7 +30,8 @@ var changes = []change{
 	{oldVersion, "patched.raw", "update, patches in place", 0.38, true},
 	{oldVersion, "later.raw", "update, patches and programs in place", 0, false},
 	{oldVersion, rebuilt, "update, rebuilt image", 0.58, true},
-	{"ntfs-v1.raw", "ntfs-later.raw", "update, NTFS, in place", 0.58, false},
+	{"ntfs-v1.raw", "ntfs-minor.raw", "update, NTFS, patches in place, browser held", 0.38, false},
+	{"ntfs-v1.raw", "ntfs-later.raw", "update, NTFS, patches and programs in place", 0, false},
 	{"ntfs-v1.raw", "ntfs-rebuilt.raw", "update, NTFS, rebuilt image", 0.58, false},
 	{"v1.vhdx", "rebuilt.vhdx", "update, VHDX, rebuilt image", 0.58, false},
 }
