@@ -26,6 +26,7 @@ var allowed = map[string][]string{
 	"internal/acl":      {},
 	"internal/sign":     {"ckm"},
 	"internal/settings": {"internal/durable", "internal/sign"},
+	"internal/event":    {"ckm", "internal/durable"},
 	"internal/disk":     {"ckm"},
 	// A file system knows nothing of what it is read for.
 	"internal/fsmap/volume": {},
