@@ -23,6 +23,7 @@ var allowed = map[string][]string{
 	"internal/chunk":    {},
 	"internal/progress": {},
 	"internal/durable":  {},
+	"internal/daytime":  {},
 	"internal/acl":      {},
 	"internal/sign":     {"ckm"},
 	"internal/settings": {"internal/durable", "internal/sign"},
@@ -65,9 +66,9 @@ var allowed = map[string][]string{
 	"internal/smbhost":       {"internal/acl", "internal/host", "internal/msrpc", "internal/settings"},
 	"internal/sshhost":       {"internal/acl", "internal/host", "internal/settings"},
 	// A fleet knows its machines by what a Job makes of them, never an adapter.
-	"internal/fleet":      {"internal/durable", "internal/host", "internal/prestage", "internal/repo", "internal/sign"},
+	"internal/fleet":      {"internal/daytime", "internal/durable", "internal/host", "internal/prestage", "internal/repo", "internal/sign"},
 	"internal/fleet/view": {"internal/fleet"},
-	"cmd/prestage": {"ckm", "internal/agent", "internal/assemble", "internal/bundle", "internal/client", "internal/disk", "internal/durable", "internal/fleet", "internal/fleet/view", "internal/fsmap", "internal/fsmap/guest", "internal/fsmap/volume", "internal/host",
+	"cmd/prestage": {"ckm", "internal/agent", "internal/assemble", "internal/bundle", "internal/client", "internal/daytime", "internal/disk", "internal/durable", "internal/fleet", "internal/fleet/view", "internal/fsmap", "internal/fsmap/guest", "internal/fsmap/volume", "internal/host",
 		"internal/localhost", "internal/pack", "internal/patch", "internal/prestage", "internal/repo", "internal/server", "internal/server/access", "internal/service", "internal/settings", "internal/sign", "internal/smbhost", "internal/sshhost", "internal/verify"},
 
 	"internal/host/hosttest": {"internal/acl", "internal/host", "internal/settings"},

@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"prestage/internal/daytime"
 	"prestage/internal/host"
 )
 
@@ -113,7 +114,7 @@ func TestRun(t *testing.T) {
 	time.Local = time.UTC
 	defer func() { time.Local = local }()
 	window := func(s string) Window {
-		w, err := ParseWindow(s)
+		w, err := daytime.Parse(s)
 		if err != nil {
 			t.Fatal(err)
 		}
