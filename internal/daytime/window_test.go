@@ -65,7 +65,7 @@ func TestWindow(t *testing.T) {
 			}
 		}
 	}
-	if open, change := (Window{}).at(time.Now()); !open || !change.IsZero() {
+	if open, change := (Window{}).At(time.Now()); !open || !change.IsZero() {
 		t.Error("no window is not always open")
 	}
 }

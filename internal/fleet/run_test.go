@@ -113,7 +113,7 @@ func TestRun(t *testing.T) {
 	local := time.Local
 	time.Local = time.UTC
 	defer func() { time.Local = local }()
-	window := func(s string) Window {
+	window := func(s string) daytime.Window {
 		w, err := daytime.Parse(s)
 		if err != nil {
 			t.Fatal(err)
