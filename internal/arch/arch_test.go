@@ -26,6 +26,7 @@ var allowed = map[string][]string{
 	"internal/daytime":  {},
 	"internal/acl":      {},
 	"internal/sign":     {"ckm"},
+	"internal/policy":   {"ckm", "internal/daytime", "internal/sign"},
 	"internal/settings": {"internal/durable", "internal/sign"},
 	"internal/event":    {"ckm", "internal/durable"},
 	"internal/disk":     {"ckm"},
@@ -69,7 +70,7 @@ var allowed = map[string][]string{
 	"internal/fleet":      {"internal/daytime", "internal/durable", "internal/host", "internal/prestage", "internal/repo", "internal/sign"},
 	"internal/fleet/view": {"internal/fleet"},
 	"cmd/prestage": {"ckm", "internal/agent", "internal/assemble", "internal/bundle", "internal/client", "internal/daytime", "internal/disk", "internal/durable", "internal/fleet", "internal/fleet/view", "internal/fsmap", "internal/fsmap/guest", "internal/fsmap/volume", "internal/host",
-		"internal/localhost", "internal/pack", "internal/patch", "internal/prestage", "internal/repo", "internal/server", "internal/server/access", "internal/service", "internal/settings", "internal/sign", "internal/smbhost", "internal/sshhost", "internal/verify"},
+		"internal/localhost", "internal/pack", "internal/patch", "internal/policy", "internal/prestage", "internal/repo", "internal/server", "internal/server/access", "internal/service", "internal/settings", "internal/sign", "internal/smbhost", "internal/sshhost", "internal/verify"},
 
 	"internal/host/hosttest": {"internal/acl", "internal/host", "internal/settings"},
 	"internal/testenv":       {},

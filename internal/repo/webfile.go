@@ -25,6 +25,8 @@ type webFile struct {
 	size     int64        // of the first answer, -1 if it did not say
 	noRanges bool         // likewise
 	opened   bool         // the first answer is there: size and noRanges stay as they are
+	have     string       // ETag of a copy that need not be sent again
+	etag     string       // of the last answer
 }
 
 func (f *webFile) String() string       { return f.url }
@@ -104,6 +106,9 @@ type webReader struct {
 
 // errStalled is why the watchdog cancels a request.
 var errStalled = errors.New("stalled")
+
+// errHave says that the copy that we have is still the file.
+var errHave = errors.New("not modified")
 
 // errChanged says that a file is not the one that the first answer was about.
 var errChanged = errors.New("the file on the server was replaced while it was read")
@@ -262,6 +267,8 @@ func (r *webReader) open() error {
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", r.off, r.off+r.left-1))
 	} else if r.off > 0 {
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", r.off))
+	} else if r.f.have != "" {
+		req.Header.Set("If-None-Match", r.f.have)
 	}
 	resp, err := r.f.web.client.Do(req)
 	var certificate *tls.CertificateVerificationError
@@ -316,6 +323,8 @@ func (r *webReader) accept(resp *http.Response) error {
 			return errors.New("the server sent the whole file when asked for a part")
 		}
 		return r.pass(r.off)
+	case code == http.StatusNotModified && r.f.have != "":
+		return &fatalError{errHave}
 	case code == http.StatusNotFound, code == http.StatusGone:
 		return fatal("%w (the server answered %s)", ErrNotFound, resp.Status)
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
@@ -368,7 +377,8 @@ func (r *webReader) same(resp *http.Response) error {
 	case "gzip", "x-gzip", "deflate", "compress", "br", "zstd":
 		return &fatalError{unavailable{fmt.Errorf("%s: the server sends it compressed (Content-Encoding: %s), which must be switched off for packages", r.f.url, coding)}}
 	}
-	tag := resp.Header.Get("ETag") + resp.Header.Get("Last-Modified")
+	r.f.etag = resp.Header.Get("ETag")
+	tag := r.f.etag + resp.Header.Get("Last-Modified")
 	if r.whole && r.tag != "" && tag != r.tag {
 		return &fatalError{fmt.Errorf("%s: %w", r.f.url, errChanged)}
 	}

@@ -17,6 +17,7 @@ import (
 // What requests are for, in metrics.
 const (
 	forCatalog = "catalog"
+	forPolicy  = "policy"
 	forListing = "listing"
 	forPackage = "package"
 	forOther   = "other"
