@@ -195,8 +195,9 @@ func TestBackOff(t *testing.T) {
 	m.start()
 	m.tells(Failed, "403")
 	time.Sleep(time.Second)
-	// 10, 20, 40, 80, 160, 200, … ms, less a quarter at most.
-	if n := asked.Load(); n < 4 || n > 12 {
+	// 10, 20, 40, 80, 160, 200, … ms, less a quarter at most, for the image and for
+	// the policy.
+	if n := asked.Load(); n < 8 || n > 24 {
 		t.Errorf("it was tried %d times in a second", n)
 	}
 	if n := m.log.count(Failed, ""); n != 1 {
