@@ -304,7 +304,7 @@ func (a *Agent) install(ctx context.Context, t *task, img *image, name string, n
 		for _, s := range done.Sources {
 			from = append(from, s.Source)
 		}
-		img.tellWith(receipt(done), Installed, "installed %s in %s, from %s", repo.ImageName(done.Name, done.Version), done.Dir, strings.Join(from, " and "))
+		img.tellWith(t.receipt(done), Installed, "installed %s in %s, from %s", repo.ImageName(done.Name, done.Version), done.Dir, strings.Join(from, " and "))
 	}
 	return err
 }

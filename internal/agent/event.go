@@ -78,10 +78,11 @@ func (t *teller) tellWith(more []slog.Attr, e Event, format string, args ...any)
 		t.told = map[string]bool{}
 	}
 	t.told[key] = true
-	attrs := append([]slog.Attr{slog.Any(EventKey, e)}, more...)
+	attrs := []slog.Attr{slog.Any(EventKey, e)}
 	if t.image != "" {
 		attrs = append(attrs, slog.String(imageKey, t.image))
 	}
+	attrs = append(attrs, more...)
 	t.log.LogAttrs(context.Background(), e.level(), message, attrs...)
 }
 

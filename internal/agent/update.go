@@ -154,7 +154,7 @@ func (a *Agent) update(ctx context.Context, t *task, img *image, u Update) error
 		return err
 	}
 	if !did.Already {
-		img.tellWith(receipt(&did.Installed), Updated, "updated image %s from version %d to %d", u.Image, u.Installed, u.Available)
+		img.tellWith(t.receipt(&did.Installed), Updated, "updated image %s from version %d to %d", u.Image, u.Installed, u.Available)
 		for _, v := range did.Removed {
 			img.tell(Removed, "removed version %d of image %s", v, u.Image)
 		}
@@ -174,10 +174,12 @@ func may(policy *bool, settings bool) bool {
 }
 
 // receipt is what tells the server that a version was made whole.
-func receipt(in *client.Installed) []slog.Attr {
+func (t *task) receipt(in *client.Installed) []slog.Attr {
 	fetched := int64(0)
 	for _, s := range in.Sources {
-		fetched += s.Bytes
+		if s.Source != t.staged {
+			fetched += s.Bytes
+		}
 	}
 	return []slog.Attr{slog.Uint64(versionKey, uint64(in.Version)), slog.String(digestKey, in.PackageDigest), slog.Int64(fetchedKey, fetched)}
 }
