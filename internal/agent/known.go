@@ -14,7 +14,9 @@ import (
 
 	"prestage/internal/client"
 	"prestage/internal/durable"
+	"prestage/internal/event"
 	"prestage/internal/policy"
+	"prestage/internal/prestage"
 	"prestage/internal/repo"
 	"prestage/internal/sign"
 )
@@ -24,6 +26,12 @@ import (
 const statePrefix = ".agent-"
 
 func statePath(store, name string) string { return filepath.Join(store, statePrefix+name) }
+
+// OwnFiles returns the agent's own files in an image store. It makes them anew when
+// they are gone; the server then takes the machine for another one.
+func OwnFiles(store string) []string {
+	return append(event.QueueFiles(statePath(store, "")), statePath(store, knownName), statePath(store, pollName), filepath.Join(store, prestage.AgentLock))
+}
 
 const (
 	knownName = "known.json"

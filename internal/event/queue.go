@@ -47,6 +47,9 @@ const (
 	eventsName = "events.jsonl"
 )
 
+// QueueFiles returns the files of the queue whose files' paths begin with base.
+func QueueFiles(base string) []string { return []string{base + stateName, base + eventsName} }
+
 // OpenQueue opens the queue whose files' paths begin with base. Their folder must
 // be there.
 func OpenQueue(base string) (*Queue, error) {
