@@ -122,7 +122,7 @@ func (h *queueHolder) take() (q *event.Queue, soon bool) {
 
 // report is what the machine is and holds now.
 func (a *Agent) report(t *task) event.Report {
-	r := event.Report{Host: a.Machine, Client: a.Version, System: runtime.GOOS + "/" + runtime.GOARCH, Time: time.Now().UTC()}
+	r := event.Report{Host: a.Machine, User: workingUser(), Client: a.Version, System: runtime.GOOS + "/" + runtime.GOARCH, Time: time.Now().UTC()}
 	images, _ := t.store.List()
 	for _, img := range images {
 		r.Held = append(r.Held, event.Held{Image: img.Name, Version: img.Version, Digest: img.PackageDigest, Time: img.Verified.UTC()})
@@ -133,6 +133,5 @@ func (a *Agent) report(t *task) event.Report {
 			r.Held = append(r.Held, event.Held{Image: e.Name, Version: e.Version, Digest: e.PackageDigest, Time: e.Created.UTC(), Staged: true})
 		}
 	}
-	r.Held = r.Held[:min(len(r.Held), event.MaxHeld)]
 	return r
 }

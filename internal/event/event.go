@@ -93,10 +93,30 @@ const (
 
 // Trim makes an event fit to be sent.
 func (e *Event) Trim() {
-	e.Time = e.Time.UTC().Truncate(time.Millisecond)
+	if e.Time = e.Time.UTC().Truncate(time.Millisecond); !timely(e.Time) { // a clock that was never set
+		e.Time = time.Unix(0, 0).UTC()
+	}
 	e.Description = shown(e.Description, MaxDescription)
 	for _, s := range []*string{&e.Category, &e.User, &e.Image, &e.Digest} {
 		*s = shown(*s, maxWord)
+	}
+}
+
+// Trim makes a report fit to be sent: a server would refuse all of it for one thing
+// that is wrong.
+func (r *Report) Trim() {
+	for _, s := range []*string{&r.Host, &r.User, &r.Client, &r.System} {
+		*s = shown(*s, maxWord)
+	}
+	if r.Host == "" {
+		r.Host = "unknown"
+	}
+	r.Held = r.Held[:min(len(r.Held), MaxHeld)]
+	for i := range r.Held {
+		h := &r.Held[i]
+		if h.Digest = shown(h.Digest, maxWord); !timely(h.Time) {
+			h.Time = time.Unix(0, 0).UTC()
+		}
 	}
 }
 

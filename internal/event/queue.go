@@ -245,6 +245,7 @@ type Reporter interface {
 // is the report without events. One is sent even when there are no events.
 func (q *Queue) Deliver(ctx context.Context, to Reporter, base Report) error {
 	base.Machine = q.Machine()
+	base.Trim()
 	for first := true; ; first = false {
 		base.Events = q.Next(MaxEvents / 10)
 		if len(base.Events) == 0 && !first {

@@ -131,7 +131,8 @@ func TestTrim(t *testing.T) {
 		e := some(text)
 		e.Number, e.User, e.Category = 1, text, text
 		e.Trim()
-		r := Report{Machine: "m", Host: "h", Time: e.Time, Events: []Event{e}}
+		r := Report{Machine: "m", Host: text, User: text, Time: e.Time, Events: []Event{e}, Held: []Held{{Image: "a", Version: 1, Digest: text}}}
+		r.Trim()
 		if err := r.check(); err != nil {
 			t.Errorf("%q: %v", text, err)
 		}
