@@ -287,12 +287,12 @@ func TestKeepsLooking(t *testing.T) {
 	m := newMachine(t)
 	m.start()
 	m.rests()
-	p := newParcel(t, "win11", 1, 1, 300*kib)
-	m.stage(p)
-	m.installs(p)
 	if strings.Contains(m.log.String(), "waiting") {
 		t.Errorf("nothing was assigned to wait for:\n%s", m.log)
 	}
+	p := newParcel(t, "win11", 1, 1, 300*kib)
+	m.stage(p)
+	m.installs(p)
 }
 
 // A package that came by itself gets a receipt, once it was read; a damaged one
