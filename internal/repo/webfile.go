@@ -26,7 +26,7 @@ type webFile struct {
 	noRanges bool         // likewise
 	opened   bool         // the first answer is there: size and noRanges stay as they are
 	have     string       // ETag of a copy that need not be sent again
-	etag     string       // of the last answer
+	etag     string       // of what readAll has read
 }
 
 func (f *webFile) String() string       { return f.url }
@@ -58,7 +58,7 @@ func (f *webFile) readAll(ctx context.Context, limit int64, check func(head []by
 	if err != nil && !isCut(err) {
 		return nil, err
 	}
-	head = head[:n]
+	head, f.etag = head[:n], body.etag
 	if check != nil {
 		if err := check(head); err != nil {
 			return nil, err
@@ -93,6 +93,7 @@ type webReader struct {
 	left  int64  // bytes, or -1: up to the end
 	whole bool   // up to the end of a file that must not change meanwhile
 	tag   string // of the file in the first answer
+	etag  string // of the last one
 	end   int64  // size of the file by the last answer, -1 if it did not say
 
 	request  context.Context // of the answer that is being read, or nil
@@ -377,8 +378,8 @@ func (r *webReader) same(resp *http.Response) error {
 	case "gzip", "x-gzip", "deflate", "compress", "br", "zstd":
 		return &fatalError{unavailable{fmt.Errorf("%s: the server sends it compressed (Content-Encoding: %s), which must be switched off for packages", r.f.url, coding)}}
 	}
-	r.f.etag = resp.Header.Get("ETag")
-	tag := r.f.etag + resp.Header.Get("Last-Modified")
+	r.etag = resp.Header.Get("ETag")
+	tag := r.etag + resp.Header.Get("Last-Modified")
 	if r.whole && r.tag != "" && tag != r.tag {
 		return &fatalError{fmt.Errorf("%s: %w", r.f.url, errChanged)}
 	}
