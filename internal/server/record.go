@@ -19,6 +19,7 @@ const (
 	forCatalog = "catalog"
 	forListing = "listing"
 	forPackage = "package"
+	forEvents  = "events"
 	forOther   = "other"
 )
 
