@@ -29,6 +29,7 @@ var allowed = map[string][]string{
 	"internal/policy":   {"ckm", "internal/daytime", "internal/sign"},
 	"internal/settings": {"internal/durable", "internal/sign"},
 	"internal/event":    {"ckm", "internal/durable"},
+	"internal/ledger":   {"internal/event"},
 	"internal/disk":     {"ckm"},
 	// A file system knows nothing of what it is read for.
 	"internal/fsmap/volume": {},
@@ -45,7 +46,7 @@ var allowed = map[string][]string{
 		"internal/fsmap/volume", "internal/fsmap/xfs"},
 	"internal/pack":      {"ckm", "internal/chunk", "internal/disk", "internal/fsmap", "internal/fsmap/volume", "internal/progress"},
 	"internal/patch":     {"ckm", "internal/disk", "internal/fsmap", "internal/fsmap/guest", "internal/progress", "internal/repo"},
-	"internal/repo":      {"ckm", "internal/durable"},
+	"internal/repo":      {"ckm", "internal/durable", "internal/event"},
 	"internal/assemble":  {"ckm", "internal/disk", "internal/durable", "internal/progress", "internal/repo"},
 	"internal/verify":    {"ckm", "internal/assemble", "internal/durable", "internal/progress", "internal/repo", "internal/sign"},
 	"internal/host":      {"internal/acl", "internal/settings"},
@@ -59,7 +60,7 @@ var allowed = map[string][]string{
 	"internal/agent": {"ckm", "internal/client", "internal/durable", "internal/event", "internal/host", "internal/ownfiles", "internal/policy", "internal/prestage",
 		"internal/progress", "internal/repo", "internal/settings", "internal/sign"},
 	"internal/service":       {"internal/durable"},
-	"internal/server":        {"ckm", "internal/durable", "internal/repo", "internal/server/access", "internal/server/pace", "internal/server/reload"},
+	"internal/server":        {"ckm", "internal/durable", "internal/event", "internal/repo", "internal/server/access", "internal/server/pace", "internal/server/reload"},
 	"internal/server/pace":   {},
 	"internal/server/access": {"internal/server/reload"},
 	"internal/server/reload": {},
@@ -69,7 +70,7 @@ var allowed = map[string][]string{
 	// A fleet knows its machines by what a Job makes of them, never an adapter.
 	"internal/fleet":      {"internal/daytime", "internal/durable", "internal/host", "internal/prestage", "internal/repo", "internal/sign"},
 	"internal/fleet/view": {"internal/fleet"},
-	"cmd/prestage": {"ckm", "internal/agent", "internal/assemble", "internal/bundle", "internal/client", "internal/daytime", "internal/disk", "internal/durable", "internal/fleet", "internal/fleet/view", "internal/fsmap", "internal/fsmap/guest", "internal/fsmap/volume", "internal/host",
+	"cmd/prestage": {"ckm", "internal/agent", "internal/assemble", "internal/bundle", "internal/client", "internal/daytime", "internal/disk", "internal/durable", "internal/event", "internal/fleet", "internal/fleet/view", "internal/fsmap", "internal/fsmap/guest", "internal/fsmap/volume", "internal/host", "internal/ledger",
 		"internal/localhost", "internal/pack", "internal/patch", "internal/policy", "internal/prestage", "internal/repo", "internal/server", "internal/server/access", "internal/service", "internal/settings", "internal/sign", "internal/smbhost", "internal/sshhost", "internal/verify"},
 
 	"internal/host/hosttest": {"internal/acl", "internal/host", "internal/settings"},
@@ -78,6 +79,7 @@ var allowed = map[string][]string{
 	"internal/sambatest":     {"internal/nettest", "internal/testenv"},
 	"internal/ptytest":       {},
 	"internal/krbtest":       {"internal/testenv"},
+	"internal/pgtest":        {"internal/testenv"},
 	"internal/winetest":      {"internal/testenv"},
 	"internal/crashtest":     {},
 	"internal/arch":          {},

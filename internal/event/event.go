@@ -147,6 +147,9 @@ func Parse(p []byte) (*Report, error) {
 	if len(p) > MaxReport {
 		return nil, fmt.Errorf("%w: it has more than %d bytes", ErrInvalid, MaxReport)
 	}
+	if err := crowded(p); err != nil {
+		return nil, fmt.Errorf("%w: %v", ErrInvalid, err)
+	}
 	var r Report
 	d := json.NewDecoder(bytes.NewReader(p))
 	if err := d.Decode(&r); err != nil {

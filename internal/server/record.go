@@ -20,6 +20,7 @@ const (
 	forPolicy  = "policy"
 	forListing = "listing"
 	forPackage = "package"
+	forEvents  = "events"
 	forOther   = "other"
 )
 

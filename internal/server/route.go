@@ -14,6 +14,7 @@ import (
 	"github.com/zeebo/blake3"
 
 	"prestage/ckm"
+	"prestage/internal/event"
 	"prestage/internal/repo"
 	"prestage/internal/server/access"
 )
@@ -50,6 +51,10 @@ func (s *Server) handler() http.Handler {
 
 func (s *Server) route(w *answer, r *http.Request) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if r.URL.Path == Prefix+event.Path {
+		s.takeReport(w, r)
+		return
+	}
 	if !s.sane(w, r) {
 		return
 	}

@@ -34,6 +34,7 @@ type Config struct {
 	Limits Limits
 
 	Requests *slog.Logger // a record of each request, or nil
+	Events   Events       // takes what machines tell, or nil
 }
 
 // Server serves a folder of packages.
@@ -45,6 +46,7 @@ type Server struct {
 	pacer  *pace.Pacer
 
 	metrics *metrics
+	reports *reports
 	watched net.Listener // or nil
 	ready   atomic.Bool  // it answers, and will go on to
 
@@ -59,6 +61,7 @@ func New(c Config) (*Server, error) {
 	c.Access.Certificates = c.TLS.ClientCA != ""
 	s := &Server{config: c, shelf: newShelf(c.Folder, c.Log), pacer: pace.New(c.Limits.Total, c.Limits.Each), patience: usualPatience}
 	s.metrics = newMetrics(s.packages)
+	s.reports = newReports(s.metrics.registry)
 	var err error
 	if s.gate, err = access.New(c.Access, c.Log); err != nil {
 		return nil, err
