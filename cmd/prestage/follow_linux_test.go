@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -22,8 +23,10 @@ type follower struct {
 // serve starts the server, which ends with Halt.
 func (f *follower) serve(t *testing.T) {
 	t.Helper()
-	f.server.Serve(t, "8080", f.exe, "serve", "--images", f.repo, "--listen", f.server.Address+":8080", "--drain", "1s")
+	f.server.Serve(t, "8080", f.exe, "serve", "--images", f.repo, "--listen", f.server.Address+":8080", "--drain", "1s", "--events", f.events())
 }
+
+func (f *follower) events() string { return filepath.Join(f.work, "events.db") }
 
 // agent starts the agent, which ends with Halt.
 func (f *follower) agent(t *testing.T) {
@@ -152,6 +155,18 @@ func TestFollow(t *testing.T) {
 	f.same(t, "2", "win11-2.img")
 	f.eventually(t, "version 1 is removed", func() bool { return !f.there(f.path("win11", "1")) })
 	f.eventually(t, "the package is taken out of the pre-stage folder", func() bool { return !f.there(f.path("PrestagedImages", "win11_2.ckm")) })
+
+	// Reports show it all, also what happened while nobody could be told.
+	for _, want := range []string{"installed win11:1 in ", "pre-staged win11:2, which is to be released", "updated image win11 from version 1 to 2", "removed version 1 of image win11"} {
+		f.eventually(t, "a report of "+want, func() bool {
+			out, err := exec.Command(f.exe, "report", "activity", "--events", f.events()).CombinedOutput()
+			return err == nil && strings.Count(string(out), want) == 1
+		})
+	}
+	f.eventually(t, "a report of the machine", func() bool {
+		out, err := exec.Command(f.exe, "report", "status", "--events", f.events(), "--format", "csv").CombinedOutput()
+		return err == nil && strings.Contains(string(out), ",win11,2,")
+	})
 
 	// Somebody else's policy changes nothing.
 	f.packInto(t, f.repo, "win11", 3, 24<<20)

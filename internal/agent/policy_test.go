@@ -236,6 +236,12 @@ func TestAhead(t *testing.T) {
 	m.start()
 	m.installs(v[0])
 	m.tells(Staged, "pre-staged win11:2")
+	q, _ := m.agent.queue.take()
+	for _, e := range q.Next(100) {
+		if e.Image != "win11" && e.Category != "agent" && e.Category != "policy" {
+			t.Errorf("the server would not know what it is about: %+v", e)
+		}
+	}
 	m.rests()
 	if _, err := os.Stat(m.data(v[1])); err != nil || m.has(v[1]) {
 		t.Fatalf("version 2 is not pre-staged, or installed already: %v\n%s", err, m.log)

@@ -233,6 +233,7 @@ func (a *Agent) stageAhead(ctx context.Context, t *task, name string, current ma
 		return min(a.Times.LookMax, time.Until(opens))
 	}
 	img := a.attending(&a.updating, ahead, current)
+	img.image = name
 	return a.try(img, func() error {
 		ctx, done := a.server.tie(ctx, func(k *Known) bool {
 			now, own := k.rule(name, a.Machine)

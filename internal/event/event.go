@@ -96,6 +96,13 @@ func (e *Event) Trim() {
 	if e.Time = e.Time.UTC().Truncate(time.Millisecond); !timely(e.Time) { // a clock that was never set
 		e.Time = time.Unix(0, 0).UTC()
 	}
+	if e.Severity != Warning && e.Severity != Error {
+		e.Severity = Information
+	}
+	if ckm.CheckName(e.Image) != nil {
+		e.Image = ""
+	}
+	e.Fetched = max(e.Fetched, 0)
 	e.Description = shown(e.Description, MaxDescription)
 	for _, s := range []*string{&e.Category, &e.User, &e.Image, &e.Digest} {
 		*s = shown(*s, maxWord)

@@ -129,7 +129,7 @@ func TestQueueHasABound(t *testing.T) {
 func TestTrim(t *testing.T) {
 	for _, text := range []string{"", "plain", "two\nlines", "\x1b[31mred", "\u202eright to left", strings.Repeat("ü", 2*MaxDescription), "\xff\xfe"} {
 		e := some(text)
-		e.Number, e.User, e.Category = 1, text, text
+		e.Number, e.User, e.Category, e.Image, e.Severity, e.Fetched = 1, text, text, text, Severity(text), -1
 		e.Trim()
 		r := Report{Machine: "m", Host: text, User: text, Time: e.Time, Events: []Event{e}, Held: []Held{{Image: "a", Version: 1, Digest: text}}}
 		r.Trim()
