@@ -56,6 +56,7 @@ func scriptParams(t *testing.T, dir string) testscript.Params {
 			"ext4":     makeExt4(t),
 			"serve":    serve,
 			"server":   startServer,
+			"tell":     tell,
 			"fill":     fill,
 			"line":     addLine,
 

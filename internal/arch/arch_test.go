@@ -84,6 +84,7 @@ var allowed = map[string][]string{
 	"internal/crashtest":     {},
 	"internal/arch":          {},
 	"bench":                  {},
+	"bench/events":           {"internal/event"},
 	"installer":              {"internal/acl", "internal/service"},
 	"scripts/dist":           {"installer"},
 	"scripts/notices":        {},

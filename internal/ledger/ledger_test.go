@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 
@@ -20,7 +21,11 @@ func must(t testing.TB, err error) {
 
 // onBoth runs a test with an empty database of either kind.
 func onBoth(t *testing.T, test func(t *testing.T, where string)) {
-	t.Run("sqlite", func(t *testing.T) { test(t, filepath.Join(t.TempDir(), "a?b#c%d ä'.db")) })
+	name := "a?b#c%d ä'.db"
+	if runtime.GOOS == "windows" { // which has no such names
+		name = name[2:]
+	}
+	t.Run("sqlite", func(t *testing.T) { test(t, filepath.Join(t.TempDir(), name)) })
 	t.Run("postgres", func(t *testing.T) {
 		test(t, server.Get(t).Database(t))
 	})

@@ -87,6 +87,10 @@ func (c *conditions) like(column, pattern string) {
 		}
 		return r
 	}, pattern)
+	if !strings.Contains(lower, "*") { // which an index can answer
+		c.add(fmt.Sprintf(c.d.fold, column)+" = ?", lower)
+		return
+	}
 	escaped := strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`, `*`, `%`).Replace(lower)
 	c.add(fmt.Sprintf(c.d.fold, column)+` LIKE ? ESCAPE '\'`, escaped)
 }

@@ -3,6 +3,7 @@ package ledger
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -287,4 +288,25 @@ func TestOneSpoilsNothing(t *testing.T) {
 func (l *Ledger) exec(q string) error {
 	_, err := l.write.Exec(strings.ReplaceAll(q, "SERIAL", l.dialect.serial))
 	return err
+}
+
+// What happened on one machine is found without reading what happened on all.
+func TestHostIsIndexed(t *testing.T) {
+	where := filepath.Join(t.TempDir(), "x.db")
+	l := opened(t, where)
+	c := &conditions{d: l.dialect}
+	c.like("e.host", "PC-1")
+	rows, err := l.read.Query("EXPLAIN QUERY PLAN SELECT * FROM prestage_events e"+c.end("e.received DESC, e.id DESC", &Filter{}), c.args...)
+	must(t, err)
+	defer rows.Close()
+	plan := ""
+	for rows.Next() {
+		var id, parent, unused int
+		var detail string
+		must(t, rows.Scan(&id, &parent, &unused, &detail))
+		plan += detail + "\n"
+	}
+	if !strings.Contains(plan, "prestage_events_host") || strings.Contains(plan, "SCAN") || strings.Contains(plan, "TEMP B-TREE") {
+		t.Errorf("the plan is\n%s", plan)
+	}
 }

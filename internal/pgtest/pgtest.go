@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"sync/atomic"
@@ -35,6 +36,9 @@ type Server struct {
 
 // programs finds PostgreSQL's programs, which Debian keeps out of the PATH.
 func programs() string {
+	if runtime.GOOS == "windows" {
+		return "" // what Wine shows of this machine is no Windows program
+	}
 	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
 	if len(found) == 0 {
 		return ""

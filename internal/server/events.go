@@ -119,9 +119,13 @@ func (s *Server) readReport(w *answer, r *http.Request) (body []byte, code int, 
 	if r.ContentLength > event.MaxReport {
 		return nil, http.StatusRequestEntityTooLarge, nil
 	}
-	// All of it has as long as a client may take nothing of an answer.
-	w.control.SetReadDeadline(time.Now().Add(s.patience.stall))
+	// All of it has as long as a client may take nothing of an answer. That begins
+	// only then: HTTP/2 would end the stream when it is over, whatever is going on.
+	now := time.Now()
+	w.control.SetReadDeadline(now.Add(s.patience.stall))
+	w.control.SetWriteDeadline(now.Add(2 * s.patience.stall))
 	body, code, why = s.readBody(r.Body)
+	w.extend(0)
 	if code == 0 {
 		// The connection is watched from here on, and no deadline must cut it then.
 		w.control.SetReadDeadline(time.Time{})
