@@ -26,6 +26,8 @@ type answer struct {
 	code  int   // 0: nothing was sent yet
 	bytes int64 // of the body
 
+	received int64 // bytes of the request's body
+
 	purpose string // what the request is for
 	asked   string // the ranges that it is for
 	reader  access.Reader
