@@ -30,8 +30,9 @@ type UploadState struct {
 // UploadPart is how far a part has come, in bytes.
 type UploadPart struct {
 	Offset int64 `json:"offset"`
-	// Until is where the next piece should end: the server has what follows. 0 means
-	// the end of the part.
+	// Until is where the next piece should end: the server has what follows. Where it
+	// is the offset itself, an empty piece has it go on with that. 0 means the end of the
+	// part.
 	Until int64 `json:"until,omitempty"`
 	// Complete says that the server has accepted all of it.
 	Complete bool `json:"complete,omitempty"`

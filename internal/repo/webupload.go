@@ -114,8 +114,13 @@ func (t *uploading) step(ctx context.Context) (done bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if err := t.part(ctx, UploadIndex, memory(t.u.Encoded), int64(len(t.u.Encoded)), st.Index, 0); err != nil {
-		return false, err
+	if !st.Index.Complete { // then the server knows what it lacks
+		if err := t.part(ctx, UploadIndex, memory(t.u.Encoded), int64(len(t.u.Encoded)), st.Index, 0); err != nil {
+			return false, err
+		}
+		if err := t.ask(ctx, http.MethodGet, &st); err != nil {
+			return false, err
+		}
 	}
 	before := int64(len(t.u.Encoded))
 	if !st.Published {
@@ -168,7 +173,7 @@ func (t *uploading) part(ctx context.Context, part string, data pieces, size int
 	for !at.Complete && (at.Offset < size || part != UploadData) {
 		t.tell(before + at.Offset)
 		end := min(size, at.Offset+t.piece)
-		if at.Until > at.Offset {
+		if at.Until >= at.Offset && at.Until > 0 {
 			end = min(end, at.Until)
 		}
 		next, err := t.send(ctx, part, data, at.Offset, end, size, before)

@@ -187,7 +187,7 @@ func (s *Server) appendPiece(w *answer, r *http.Request, id upload.ID, part stri
 		because(w, http.StatusBadRequest, errors.Join(err1, err2).Error())
 		return
 	}
-	body := &inflow{w: w, body: r.Body, stall: s.patience.stall}
+	body := &inflow{w: w, body: r.Body, more: r.ContentLength, stall: s.patience.stall}
 	at, err := s.store.Append(r.Context(), id, upload.Piece{Part: part, Offset: offset, Bytes: r.ContentLength, Length: length,
 		Complete: r.Header.Get(repo.UploadComplete) == "?1", Body: body, Interrupt: body.interrupt})
 	w.extend(0)
@@ -228,8 +228,9 @@ var errInterrupted = errors.New("another request goes on with this upload")
 type inflow struct {
 	w           *answer
 	body        io.Reader
+	more        int64 // bytes that it has
 	stall       time.Duration
-	left        int // bytes for which it has been given time
+	left        int // bytes for which its client has been given time
 	interrupted atomic.Bool
 }
 
@@ -239,15 +240,17 @@ const paid = 64 << 10
 // Read implements io.Reader.
 func (b *inflow) Read(p []byte) (int, error) {
 	if b.left == 0 {
-		b.left = paid
-		b.w.extend(paid) // over HTTP/2, a stream that has no time to write ends
-		b.w.control.SetReadDeadline(time.Now().Add(b.stall + paid*time.Second/time.Duration(b.w.minRate)))
+		if b.left = int(min(paid, b.more)); b.left == 0 {
+			return 0, io.EOF
+		}
+		b.w.extend(b.left) // over HTTP/2, a stream that has no time to write ends
+		b.w.control.SetReadDeadline(time.Now().Add(b.stall + time.Duration(b.left)*time.Second/time.Duration(b.w.minRate)))
 	}
 	if b.interrupted.Load() {
 		return 0, errInterrupted
 	}
 	n, err := b.body.Read(p[:min(len(p), b.left)])
-	b.left -= n
+	b.left, b.more = b.left-n, b.more-int64(n)
 	b.w.received += int64(n)
 	if err != nil && b.interrupted.Load() {
 		err = errInterrupted

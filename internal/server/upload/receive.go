@@ -35,7 +35,7 @@ func (s *Store) State(ctx context.Context, id ID) (st repo.UploadState, err erro
 		}
 	}
 	if u != nil {
-		st.Index, st.Data, st.Patch = u.part(repo.UploadIndex), s.dataPart(u), u.part(repo.UploadPatch)
+		st.Index, st.Data, st.Patch = u.part(repo.UploadIndex), s.dataPart(ctx, u), u.part(repo.UploadPatch)
 	}
 	return st, nil
 }
@@ -53,15 +53,13 @@ func (u *upload) part(file string) repo.UploadPart {
 }
 
 // dataPart returns how far the CKM has come.
-func (s *Store) dataPart(u *upload) (p repo.UploadPart) {
+func (s *Store) dataPart(ctx context.Context, u *upload) (p repo.UploadPart) {
 	if st, err := os.Stat(u.path(repo.UploadData)); err == nil {
 		p.Offset = st.Size()
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if u.plan != nil {
-		p.Until = u.plan.until(p.Offset)
-		p.Complete = p.Offset == u.plan.length
+	if plan, err := s.planned(ctx, u); err == nil {
+		p.Until = plan.until(p.Offset)
+		p.Complete = p.Offset == plan.length
 	}
 	return p
 }
@@ -97,11 +95,11 @@ func (s *Store) Append(ctx context.Context, id ID, p Piece) (repo.UploadPart, er
 	if p.Part == repo.UploadData {
 		return s.appendData(ctx, u, p)
 	}
-	return s.appendSmall(ctx, u, p)
+	return s.appendSmall(u, p)
 }
 
 // appendSmall adds to the INDEX or to the patch.
-func (s *Store) appendSmall(ctx context.Context, u *upload, p Piece) (repo.UploadPart, error) {
+func (s *Store) appendSmall(u *upload, p Piece) (repo.UploadPart, error) {
 	have := u.part(p.Part)
 	if have.Complete || p.Offset != have.Offset {
 		return have, ErrOffset
@@ -132,7 +130,7 @@ func (s *Store) appendSmall(ctx context.Context, u *upload, p Piece) (repo.Uploa
 		return have, fmt.Errorf("%w: it should have %d bytes", ErrOffset, p.Length)
 	}
 	if p.Part == repo.UploadIndex {
-		err = s.accept(ctx, u)
+		err = s.accept(u)
 	}
 	if err == nil {
 		err = durable.Replace(u.path(p.Part+partExt), u.path(p.Part))
@@ -155,7 +153,7 @@ func (s *Store) forgetEmpty(u *upload) {
 }
 
 // accept checks an INDEX that has come, and finds room for its CKM.
-func (s *Store) accept(ctx context.Context, u *upload) error {
+func (s *Store) accept(u *upload) error {
 	path := u.path(repo.UploadIndex + partExt)
 	x, _, err := readIndex(path, u.ID)
 	if err != nil {
@@ -178,7 +176,6 @@ func (s *Store) accept(ctx context.Context, u *upload) error {
 	if err := durable.SyncClose(f); err != nil {
 		return err
 	}
-	s.replan(ctx, u, x)
 	return nil
 }
 
@@ -213,7 +210,7 @@ func (s *Store) appendData(ctx context.Context, u *upload, p Piece) (repo.Upload
 	if err != nil {
 		return repo.UploadPart{}, err
 	}
-	have := s.dataPart(u)
+	have := s.dataPart(ctx, u)
 	if p.Offset != have.Offset {
 		return have, ErrOffset
 	}
@@ -224,7 +221,7 @@ func (s *Store) appendData(ctx context.Context, u *upload, p Piece) (repo.Upload
 	if err == nil {
 		err = s.fill(ctx, u, plan)
 	}
-	return s.dataPart(u), err
+	return s.dataPart(ctx, u), err
 }
 
 // Pieces are read in slices; the disk's room is looked at every so many bytes.
