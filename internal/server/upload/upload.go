@@ -206,8 +206,12 @@ func (s *Store) load() (map[string]*upload, error) {
 		}
 		u := newUpload(filepath.Join(s.dir, e.Name()))
 		b, err := os.ReadFile(filepath.Join(u.dir, metaName))
-		if err != nil || json.Unmarshal(b, &u.meta) != nil || u.folder() != e.Name() {
-			if err := durable.RemoveTree(u.dir); err != nil { // half made, or half removed
+		useless := err != nil || json.Unmarshal(b, &u.meta) != nil || u.folder() != e.Name() // half made, or half removed
+		if !useless { // or published, just before a crash
+			useless, _ = s.c.Folder.Vacant(u.Name, u.Version, u.Digest)
+		}
+		if useless {
+			if err := durable.RemoveTree(u.dir); err != nil {
 				return nil, err
 			}
 			continue
