@@ -85,7 +85,7 @@ func (u *uploaded) print(w io.Writer) {
 	case u.Already && u.Sent == 0:
 		fmt.Fprintf(w, "%s is in %s already\n", u.Image, u.to)
 	case u.Already:
-		fmt.Fprintf(w, "%s is in %s already, and now its patch, too\n", u.Image, u.to)
+		fmt.Fprintf(w, "%s is in %s already, and now its patch or its signatures, too\n", u.Image, u.to)
 	default:
 		fmt.Fprintf(w, "uploaded %s to %s: %s sent\n", u.Image, u.to, size(u.Sent))
 	}

@@ -44,8 +44,8 @@ type Published struct {
 
 // Publish makes a package visible that keeps its version, in the order in which Add
 // does: the CKM, the INDEX, then the patch. It reports false when the same package
-// is there already; then its patch is added if there was none, and nothing else is
-// touched. The error wraps ErrConflict when the version is, or was, another
+// is there already; then its patch is added if there was none, and signatures by keys
+// that have not signed it, and nothing else is touched. The error wraps ErrConflict when the version is, or was, another
 // package's. With a CatalogError, the package is there all the same.
 func (r *Folder) Publish(ctx context.Context, p Published) (added bool, err error) {
 	name, version := p.Index.Name, p.Index.Version
@@ -69,10 +69,13 @@ func (r *Folder) Publish(ctx context.Context, p Published) (added bool, err erro
 	if err != nil {
 		return false, err
 	}
-	if !there {
-		if err := r.publishFiles(p); err != nil {
-			return false, r.noRoom(err)
-		}
+	if there {
+		err = r.addSignatures(ctx, name, version, p.Index.Signatures)
+	} else {
+		err = r.publishFiles(p)
+	}
+	if err != nil {
+		return false, r.noRoom(err)
 	}
 	if p.Patch != "" && !(there && r.HasPatch(name, version)) {
 		// A package is whole without its patch: who lacks it uploads it again.

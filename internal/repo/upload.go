@@ -18,6 +18,8 @@ type UploadState struct {
 	// Published says that the package can be seen, HasPatch that its patch can.
 	Published bool `json:"published"`
 	HasPatch  bool `json:"has_patch"`
+	// SignedBy are the IDs of the keys whose signatures a published package has.
+	SignedBy []string `json:"signed_by,omitempty"`
 	// Versions are the package digests of the versions that the server has, which a
 	// patch may be based on.
 	Versions map[uint32]string `json:"versions,omitempty"`

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -105,7 +106,7 @@ func (t *uploading) step(ctx context.Context) (done bool, err error) {
 		return false, err
 	}
 	patch := t.patchWanted(&st)
-	if st.Published && !patch {
+	if st.Published && !patch && !t.moreSigned(&st) {
 		t.result.Already = t.result.Already || t.result.Sent == 0
 		return true, nil
 	}
@@ -138,7 +139,7 @@ func (t *uploading) step(ctx context.Context) (done bool, err error) {
 			return false, err
 		}
 	}
-	for !st.Published || patch {
+	for {
 		var now UploadState
 		if err := t.ask(ctx, http.MethodPost, &now); err != nil {
 			return false, err
@@ -151,7 +152,12 @@ func (t *uploading) step(ctx context.Context) (done bool, err error) {
 			return false, err
 		}
 	}
-	return true, nil
+}
+
+// moreSigned reports whether keys have signed the package that have not where it is
+// published.
+func (t *uploading) moreSigned(st *UploadState) bool {
+	return slices.ContainsFunc(KeyIDs(t.x.Signatures), func(id string) bool { return !slices.Contains(st.SignedBy, id) })
 }
 
 // patchWanted reports whether the server should get the patch.

@@ -32,6 +32,9 @@ func (s *Store) State(ctx context.Context, id ID) (st repo.UploadState, err erro
 	for _, e := range entries {
 		if e.Name == id.Name {
 			st.Versions[e.Version] = e.PackageDigest
+			if e.Version == id.Version {
+				st.SignedBy = e.SignedBy
+			}
 		}
 	}
 	if u != nil {

@@ -207,7 +207,7 @@ func (s *Store) load() (map[string]*upload, error) {
 		u := newUpload(filepath.Join(s.dir, e.Name()))
 		b, err := os.ReadFile(filepath.Join(u.dir, metaName))
 		useless := err != nil || json.Unmarshal(b, &u.meta) != nil || u.folder() != e.Name() // half made, or half removed
-		if !useless { // or published, just before a crash
+		if !useless {                                                                        // or published, just before a crash
 			useless, _ = s.c.Folder.Vacant(u.Name, u.Version, u.Digest)
 		}
 		if useless {
