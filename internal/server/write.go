@@ -121,6 +121,8 @@ func (s *Server) upload(w *answer, r *http.Request, below string) {
 		}
 		s.tellState(w, http.StatusOK, st)
 	case r.Method == http.MethodPost:
+		// Over HTTP/2, a stream that has no time to write ends.
+		w.control.SetWriteDeadline(time.Now().Add(s.patience.stall + 4*publishWait))
 		done, err := s.store.Publish(r.Context(), id, publishWait)
 		switch {
 		case err != nil:
@@ -192,6 +194,9 @@ func (s *Server) appendPiece(w *answer, r *http.Request, id upload.ID, part stri
 		Complete: r.Header.Get(repo.UploadComplete) == "?1", Body: body, Interrupt: body.interrupt})
 	w.extend(0)
 	h := w.Header()
+	if body.interrupted.Load() { // its reads fail from now on
+		h.Set("Connection", "close")
+	}
 	h.Set(repo.UploadOffset, strconv.FormatInt(at.Offset, 10))
 	h.Set(repo.UploadComplete, "?0")
 	if at.Until > 0 {
@@ -243,8 +248,9 @@ func (b *inflow) Read(p []byte) (int, error) {
 		if b.left = int(min(paid, b.more)); b.left == 0 {
 			return 0, io.EOF
 		}
-		b.w.extend(b.left) // over HTTP/2, a stream that has no time to write ends
-		b.w.control.SetReadDeadline(time.Now().Add(b.stall + time.Duration(b.left)*time.Second/time.Duration(b.w.minRate)))
+		until := time.Now().Add(b.stall + time.Duration(b.left)*time.Second/time.Duration(b.w.minRate))
+		b.w.control.SetReadDeadline(until)
+		b.w.control.SetWriteDeadline(until.Add(b.stall)) // over HTTP/2, a stream that has no time to write ends
 	}
 	if b.interrupted.Load() {
 		return 0, errInterrupted
@@ -297,7 +303,8 @@ func (s *Server) failWrite(w *answer, r *http.Request, err error) {
 	case errors.Is(err, upload.ErrBusy):
 		w.Header().Set("Retry-After", "2")
 		because(w, http.StatusServiceUnavailable, err.Error())
-	case r.Context().Err() != nil: // nobody listens
+	case r.Context().Err() != nil: // hardly anybody listens
+		later(w, http.StatusServiceUnavailable)
 	default:
 		s.config.Log.Error(fmt.Sprintf("a package cannot be taken: %v", err))
 		later(w, http.StatusServiceUnavailable)
