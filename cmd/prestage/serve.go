@@ -98,7 +98,7 @@ func (f *serveFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.uploads, "uploads", "", "most bytes of unfinished uploads, for instance 500GiB (default what the disk has)")
 	flags.StringVar(&f.ofImage, "uploads-each", "", "and of those of each image")
 	flags.DurationVar(&f.uploadAge, "upload-age", 72*time.Hour, "when nobody has gone on with an upload for so long, it is removed")
-	flags.IntVar(&f.keep, "keep", -1, "versions before the latest that stay when one is uploaded (default all)")
+	flags.IntVar(&f.keep, "keep", -1, "versions before the latest that stay when one is uploaded; -1: all")
 	flags.StringVar(&f.limit, "limit", "", "most bytes a second to all clients together, for instance 100MiB, shared fairly")
 	flags.StringVar(&f.limitEach, "limit-each", "", "most bytes a second to each client")
 	flags.StringVar(&f.minRate, "min-rate", "1KiB", "bytes a second that a client must take, or be cut")

@@ -67,7 +67,7 @@ with. What was cut goes on where it was when the same command is run again. With
 	imagesFlag(cmd, &images)
 	limitFlag(cmd, &limit)
 	cmd.Flags().StringVar(&to, "to", "", "URL of the packages on the server, for instance https://images.example/MEDVImages/")
-	cmd.Flags().IntVar(&keep, "keep", -1, "versions before the latest that stay on the server (default all)")
+	cmd.Flags().IntVar(&keep, "keep", -1, "versions before the latest that stay on the server; -1: all")
 	return cmd
 }
 
