@@ -21,9 +21,7 @@ import (
 
 // What the image server is measured with.
 const (
-	servedSize     = 256 * mib // of the package
 	loadClients    = 16        // connections at once
-	slowClients    = 5000
 	slowMemory     = 256 * mib // that the server may take for them
 	serveBudget    = 1 / 0.9   // nine tenths of the other's rate
 	serveAgainst   = "nginx"
@@ -31,9 +29,9 @@ const (
 )
 
 var loads = []struct {
-	name           string
-	size, requests int
-}{{"64 KiB", 64 << 10, 8000}, {"1 MiB", mib, 1500}, {"16 MiB", 16 * mib, 100}}
+	name string
+	size int
+}{{"64 KiB", 64 << 10}, {"1 MiB", mib}, {"16 MiB", 16 * mib}}
 
 // served is a server that is measured.
 type served struct {
@@ -85,11 +83,8 @@ func (b *bench) serving() ([]row, error) {
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return nil, fmt.Errorf("more open files are needed than this user may have: %w", err)
 	}
-	images, source := b.path("served"), b.path("served.img")
-	if err := writeRandom(source, servedSize); err != nil {
-		return nil, err
-	}
-	if _, err := b.output(b.our("pack", source, "--name", imageName, "--images", images, "--opaque")...); err != nil {
+	images, err := b.random(b.scale.served)
+	if err != nil {
 		return nil, err
 	}
 	file, err := os.ReadFile(filepath.Join(images, ckmFile))
@@ -108,7 +103,7 @@ func (b *bench) serving() ([]row, error) {
 	defer theirs.stop()
 	var rows []row
 	for _, l := range loads {
-		r, err := b.compare(l.name, load{file: file, size: l.size, requests: l.requests, connections: loadClients}, ours, theirs)
+		r, err := b.compare(l.name, load{file: file, size: l.size, requests: int(max(b.scale.load/int64(l.size), 1)), connections: loadClients}, ours, theirs)
 		if err != nil {
 			return nil, err
 		}
@@ -155,7 +150,7 @@ func (b *bench) dawdle(images string) (row, error) {
 	ctx, cancel := context.WithCancel(b.ctx)
 	defer cancel()
 	ready, done := make(chan struct{}), make(chan error, 1)
-	go func() { done <- dawdlers(ctx, s.addr, s.path, slowClients, ready) }()
+	go func() { done <- dawdlers(ctx, s.addr, s.path, b.scale.slow, ready) }()
 	select {
 	case err := <-done:
 		return row{}, err
@@ -167,7 +162,7 @@ func (b *bench) dawdle(images string) (row, error) {
 	if err := errors.Join(err, <-done); err != nil {
 		return row{}, err
 	}
-	return byteRow(fmt.Sprintf("serve, %d slow clients, peak memory", slowClients), fmt.Sprintf("%d MiB", slowMemory/mib), 1, rss, slowMemory), nil
+	return byteRow(fmt.Sprintf("serve, %d slow clients, peak memory", b.scale.slow), fmt.Sprintf("%d MiB", slowMemory/mib), 1, rss, slowMemory), nil
 }
 
 var servedAt = regexp.MustCompile(`is served at http://([^/]+)/`)
@@ -255,23 +250,8 @@ func (s *served) stop() {
 	s.cmd.Wait()
 }
 
-// writeRandom writes a file that does not compress.
-func writeRandom(path string, size int64) error {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	random, err := os.Open("/dev/urandom")
-	if err != nil {
-		return err
-	}
-	defer random.Close()
-	_, err = io.CopyN(f, random, size)
-	return err
-}
-
 // serveFacts says what the table is about.
 func (b *bench) serveFacts() string {
-	return fmt.Sprintf("%d connections at once, which stay open, ask for ranges of a CKM of %d MiB that lies in the page cache. The clients are on the same machine, and cost both servers the same.\n", loadClients, servedSize/mib)
+	return fmt.Sprintf("Machine: %s, which is both sides. Versions: %s, nginx %s. Numbers: %s.\n%d connections at once, which stay open, ask for ranges of a CKM of %d MiB that lies in the page cache. The clients are on the same machine, and cost both servers the same.\n",
+		machine(), b.firstLine(b.prestage, "version"), b.firstLine("sh", "-c", "PATH=$PATH:/usr/sbin nginx -v 2>&1 | sed 's/.*nginx.//'"), b.howOften(), loadClients, b.scale.served/mib)
 }
