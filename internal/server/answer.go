@@ -105,6 +105,9 @@ func (a *answer) ReadFrom(src io.Reader) (n int64, err error) {
 	if !direct || !limited { // HTTP/2 has no such way
 		return io.Copy(struct{ io.Writer }{a}, src)
 	}
+	if a.line == nil { // who waits for a turn is not to hold back the last bytes
+		defer cork(a.ctx)()
+	}
 	for whole.N > 0 && err == nil {
 		piece := &io.LimitedReader{R: whole.R, N: a.part(whole.N)}
 		if err := a.await(int(piece.N)); err != nil {
