@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -69,9 +68,13 @@ func (r *Web) Upload(ctx context.Context, u Upload) (Uploaded, error) {
 	if err != nil {
 		return Uploaded{}, err
 	}
+	if size, err := u.Data.Size(); err != nil {
+		return Uploaded{}, err
+	} else if size != int64(x.CKMLength) {
+		return Uploaded{}, fmt.Errorf("%w: %s has %d bytes, and should have %d; mend it with \"prestage repair\"", ckm.ErrMismatch, u.Data, size, x.CKMLength)
+	}
 	t := &uploading{web: r, u: u, x: x, piece: mostPiece,
-		url: fmt.Sprintf("%s/%s", r.file(UploadPath+strings.TrimSuffix(ckm.IndexName(x.Name, x.Version), ckm.IndexExt)).url, x.Digest())}
-	t.url = strings.Replace(t.url, url.PathEscape(UploadPath), UploadPath, 1)
+		url: fmt.Sprintf("%s%s%s_%d/%s", r.base, UploadPath, escape(x.Name), x.Version, x.Digest())}
 	if u.Patch != nil {
 		head, err := u.Patch.ReadRange(ctx, 0, ckm.PatchHeaderSize)
 		if err != nil {
@@ -111,10 +114,6 @@ func (t *uploading) step(ctx context.Context) (done bool, err error) {
 		return true, nil
 	}
 	t.result.Already = st.Published
-	size, err := t.u.Data.Size()
-	if err != nil {
-		return false, err
-	}
 	if !st.Index.Complete { // then the server knows what it lacks
 		if err := t.part(ctx, UploadIndex, memory(t.u.Encoded), int64(len(t.u.Encoded)), st.Index, 0); err != nil {
 			return false, err
@@ -125,6 +124,7 @@ func (t *uploading) step(ctx context.Context) (done bool, err error) {
 	}
 	before := int64(len(t.u.Encoded))
 	if !st.Published {
+		size := int64(t.x.CKMLength)
 		if err := t.part(ctx, UploadData, t.u.Data, size, st.Data, before); err != nil {
 			return false, err
 		}

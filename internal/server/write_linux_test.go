@@ -671,6 +671,7 @@ func TestRemoveWhileRead(t *testing.T) {
 
 // The same over HTTP/2, where a stream ends by itself when its client does not get on.
 func TestUploadHTTP2(t *testing.T) {
+	testenv.NeedTime(t)
 	a := testenv.NewAuthority(t)
 	c := writable(t)
 	c.TLS.Cert, c.TLS.Key = a.Issue(t, "server", time.Hour)

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"runtime"
 	"sync"
@@ -24,104 +25,123 @@ const contentSpan = 1 << 20
 // not right, or -1 when none is to blame. The error wraps ckm.ErrMismatch when
 // anything is not what it should be. Add hears of each byte.
 func Content(ctx context.Context, x *ckm.Index, r io.ReaderAt, add func(int64)) (bad int, err error) {
-	type piece struct {
-		first, end int // frames
-		p          []byte
+	c := &content{x: x, r: r, add: add, blake: blake3.New(), sha: sha256.New(), bad: -1,
+		work: make(chan span), free: make(chan []byte, 2*runtime.GOMAXPROCS(0))}
+	for range cap(c.free) {
+		c.free <- nil
 	}
-	var (
-		mu    sync.Mutex
-		worst error
-	)
-	bad = -1
-	blame := func(f int, err error) {
-		mu.Lock()
-		defer mu.Unlock()
-		if bad < 0 || f < bad {
-			bad, worst = f, err
-		}
-	}
-	sums, sha := blake3.New(), sha256.New()
-	whole := io.MultiWriter(sums, sha)
-	g, gctx := errgroup.WithContext(ctx)
-	work, free := make(chan piece), make(chan []byte, 2*runtime.GOMAXPROCS(0))
-	for range cap(free) {
-		free <- nil
-	}
-	g.Go(func() error {
-		defer close(work)
-		hash := func(p []byte, off int64) error {
-			if _, err := r.ReadAt(p, off); err != nil {
-				return fmt.Errorf("reading the CKM: %w", err)
-			}
-			whole.Write(p)
-			add(int64(len(p)))
-			return nil
-		}
-		if err := hash(make([]byte, ckm.HeaderSize), 0); err != nil {
-			return err
-		}
-		for first := 0; first < x.Frames(); {
-			off, n, end := int64(x.Frame(first).Offset), 0, first
-			for end < x.Frames() && (end == first || n+int(x.Frame(end).Stored) <= contentSpan) {
-				n += int(x.Frame(end).Stored)
-				end++
-			}
-			var p []byte
-			select {
-			case p = <-free:
-			case <-gctx.Done():
-				return gctx.Err()
-			}
-			if cap(p) < n {
-				p = make([]byte, max(n, contentSpan))
-			}
-			if err := hash(p[:n], off); err != nil {
-				return err
-			}
-			select {
-			case work <- piece{first, end, p[:n]}:
-			case <-gctx.Done():
-				return gctx.Err()
-			}
-			first = end
-		}
-		return hash(make([]byte, ckm.TrailerSize), int64(x.CKMLength)-ckm.TrailerSize)
-	})
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { defer close(c.work); return c.read(ctx) })
 	for range runtime.GOMAXPROCS(0) {
-		g.Go(func() error {
-			var raw []byte
-			for w := range work {
-				at := 0
-				for f := w.first; f < w.end; f++ {
-					stored := w.p[at : at+int(x.Frame(f).Stored)]
-					at += len(stored)
-					err := x.CheckStored(f, stored)
-					if err == nil {
-						var out []byte
-						if out, err = x.DecodeFrame(f, raw, stored); err == nil {
-							raw = out
-						}
-					}
-					if err != nil {
-						blame(f, err)
-					}
-				}
-				free <- w.p
-			}
-			return nil
-		})
+		g.Go(func() error { c.decode(); return nil })
 	}
 	if err := g.Wait(); err != nil {
 		return -1, err
 	}
-	if bad >= 0 {
-		if !errors.Is(worst, ckm.ErrMismatch) {
-			worst = fmt.Errorf("%w: %w", ckm.ErrMismatch, worst)
+	if c.bad >= 0 {
+		if !errors.Is(c.why, ckm.ErrMismatch) {
+			c.why = fmt.Errorf("%w: %w", ckm.ErrMismatch, c.why)
 		}
-		return bad, fmt.Errorf("frame %d: %w", bad, worst)
+		return c.bad, fmt.Errorf("frame %d: %w", c.bad, c.why)
 	}
-	if ckm.Digest(sums.Sum(nil)) != x.CKMBlake3 || [sha256.Size]byte(sha.Sum(nil)) != x.CKMSHA256 {
+	if [32]byte(c.blake.Sum(nil)) != x.CKMBlake3 || [32]byte(c.sha.Sum(nil)) != x.CKMSHA256 {
 		return -1, fmt.Errorf("%w: the CKM as a whole is not the one of the INDEX", ckm.ErrMismatch)
 	}
 	return -1, nil
+}
+
+// content is the work of Content: a CKM is read and hashed from front to back, and
+// decoded by as many as there are processors.
+type content struct {
+	x          *ckm.Index
+	r          io.ReaderAt
+	add        func(int64)
+	blake, sha hash.Hash
+	work       chan span
+	free       chan []byte // buffers, nil where there is none yet
+
+	mu  sync.Mutex
+	bad int // frame
+	why error
+}
+
+// span is some neighbouring frames, from first to before end.
+type span struct {
+	first, end int
+	stored     []byte
+}
+
+// read reads and hashes all of the CKM, and hands its frames out.
+func (c *content) read(ctx context.Context) error {
+	if err := c.hash(make([]byte, ckm.HeaderSize), 0); err != nil {
+		return err
+	}
+	for first := 0; first < c.x.Frames(); {
+		n, end := 0, first
+		for end < c.x.Frames() && (end == first || n+int(c.x.Frame(end).Stored) <= contentSpan) {
+			n += int(c.x.Frame(end).Stored)
+			end++
+		}
+		var p []byte
+		select {
+		case p = <-c.free:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if cap(p) < n {
+			p = make([]byte, max(n, contentSpan))
+		}
+		if err := c.hash(p[:n], int64(c.x.Frame(first).Offset)); err != nil {
+			return err
+		}
+		select {
+		case c.work <- span{first, end, p[:n]}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		first = end
+	}
+	return c.hash(make([]byte, ckm.TrailerSize), int64(c.x.CKMLength)-ckm.TrailerSize)
+}
+
+// hash reads and hashes what comes next.
+func (c *content) hash(p []byte, off int64) error {
+	if n, err := c.r.ReadAt(p, off); n < len(p) {
+		return fmt.Errorf("reading the CKM: %w", err)
+	}
+	c.blake.Write(p)
+	c.sha.Write(p)
+	c.add(int64(len(p)))
+	return nil
+}
+
+// decode decompresses frames and checks what they hold.
+func (c *content) decode() {
+	var raw []byte
+	for s := range c.work {
+		at := 0
+		for f := s.first; f < s.end; f++ {
+			stored := s.stored[at : at+int(c.x.Frame(f).Stored)]
+			at += len(stored)
+			err := c.x.CheckStored(f, stored)
+			if err == nil {
+				var out []byte
+				if out, err = c.x.DecodeFrame(f, raw, stored); err == nil {
+					raw = out
+				}
+			}
+			if err != nil {
+				c.blame(f, err)
+			}
+		}
+		c.free <- s.stored
+	}
+}
+
+func (c *content) blame(frame int, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.bad < 0 || frame < c.bad {
+		c.bad, c.why = frame, err
+	}
 }
