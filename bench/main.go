@@ -54,7 +54,7 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 3, "how often each side runs")
 	flag.StringVar(&o.doc, "doc", "", "document that receives the table")
 	flag.StringVar(&o.template, "template", "", "what the document is made from when it does not exist yet")
-	flag.StringVar(&o.only, "only", "", "measure this part alone: local, update or push")
+	flag.StringVar(&o.only, "only", "", "measure this part alone: local, update, push or serve")
 	flag.StringVar(&o.prestage, "prestage", "", "prestage binary")
 	flag.StringVar(&o.versionsDir, "versions", "", "folder of versions of the image")
 	flag.StringVar(&o.desync, "desync", "", "desync binary")
@@ -106,6 +106,7 @@ const (
 	partLocal  = "local"
 	partPush   = "push"
 	partUpdate = "update"
+	partServe  = "serve"
 )
 
 func run(ctx context.Context, o options) error {
@@ -115,7 +116,8 @@ func run(ctx context.Context, o options) error {
 		name    string
 		measure func() ([]row, error)
 		facts   func() string
-	}{{partLocal, b.local, b.facts}, {partUpdate, b.updates, b.updateFacts}, {partPush, b.push, b.pushFacts}} {
+	}{{partLocal, b.local, b.facts}, {partUpdate, b.updates, b.updateFacts}, {partPush, b.push, b.pushFacts},
+		{partServe, b.serving, b.serveFacts}} {
 		if o.only != "" && o.only != p.name {
 			continue
 		}
@@ -129,7 +131,7 @@ func run(ctx context.Context, o options) error {
 		}
 	}
 	if len(texts) == 0 {
-		return fmt.Errorf("there is no part %q, only %s, %s and %s", o.only, partLocal, partUpdate, partPush)
+		return fmt.Errorf("there is no part %q, only %s, %s, %s and %s", o.only, partLocal, partUpdate, partPush, partServe)
 	}
 	if o.doc == "" {
 		return nil

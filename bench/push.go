@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// scale is how big the measurements of pushing are.
+// scale is how big the measurements of pushing and serving are.
 type scale struct {
 	hosts int   // machines behind one link
 	rate  int64 // of that link, bits a second
@@ -24,10 +24,15 @@ type scale struct {
 	small int64 // size of their package, bytes
 	// away is the time from a far machine's question to the answer.
 	away time.Duration
+
+	served int64 // size of the package that is served, bytes
+	load   int64 // bytes that are asked for by ranges of each size
+	slow   int   // clients that take their time
 }
 
 // fullScale leaves the network the bound of the many machines on two cores.
-var fullScale = scale{hosts: 20, rate: 400e6, each: 32 * mib, many: 200, small: 20 * mib, away: 20 * time.Millisecond}
+var fullScale = scale{hosts: 20, rate: 400e6, each: 32 * mib, many: 200, small: 20 * mib, away: 20 * time.Millisecond,
+	served: 256 * mib, load: 1500 * mib, slow: 5000}
 
 const (
 	// At least 0.9 of what the other side reaches.

@@ -3,7 +3,7 @@
 # What "make bench" runs; bench/README.md says how to read it.
 #
 #   ROUNDS=3 DOC=doc/performance.md bench/run.sh
-#   ONLY=push bench/run.sh    only pushing to machines (or ONLY=local, ONLY=update)
+#   ONLY=push bench/run.sh    only pushing to machines (or ONLY=local, ONLY=update, ONLY=serve)
 #
 # Exit codes: 0 measured (budgets met or not), 77 skipped: there is no image
 # and this machine cannot build one, anything else: a measurement failed.
@@ -92,6 +92,8 @@ done
 # 3. The image. IMAGE measures with another one.
 if [ -n "${IMAGE:-}" ]; then
 	image=$IMAGE
+elif [ "${ONLY:-}" = serve ]; then
+	image=/dev/null # it makes a package of its own
 else
 	code=0
 	image=$(bench/image.sh) || code=$?

@@ -130,18 +130,28 @@ func (b *bench) zsync(c change) (int64, error) {
 	if _, err := b.output(makes, "-u", "disk.raw", "-o", control, b.versionFile(c.to)); err != nil {
 		return 0, err
 	}
-	web, err := b.nginx(nginx, dir)
+	log := filepath.Join(dir, "sent")
+	web, err := b.nginx(nginx, dir, log)
 	if err != nil {
 		return 0, err
 	}
 	// It leaves files in the folder that it is started in.
-	_, err = b.output("env", "-C", dir, "timeout", zsyncMost, zsync, "-q", "-i", b.versionFile(c.from), "-o", filepath.Join(dir, "new.raw"), web.url+"disk.zsync")
-	n, stopErr := web.stop()
+	_, err = b.output("env", "-C", dir, "timeout", zsyncMost, zsync, "-q", "-i", b.versionFile(c.from), "-o", filepath.Join(dir, "new.raw"), "http://"+web.addr+"/disk.zsync")
+	web.stop()
 	if err != nil {
 		b.say("zsync has failed: %v", err)
-		return 0, stopErr
+		return 0, nil
 	}
-	return n, stopErr
+	text, err := os.ReadFile(log)
+	sent := int64(0)
+	for line := range strings.Lines(string(text)) {
+		n, err := strconv.ParseInt(strings.TrimSpace(line), 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		sent += n
+	}
+	return sent, err
 }
 
 // floor returns how many bytes the files take that another version adds or

@@ -26,7 +26,8 @@ zstd            # zstd -t: a CKM must be a valid zstd file to everybody else
 curl            # everybody else's client of our server
 strace          # shows that the server's bytes do not pass through the program
 postgresql      # initdb and postgres: the other database that a server keeps events in
-nginx-light     # a web server that is not ours must serve packages as well as ours
+nginx-light     # a web server that is not ours must serve packages as well as ours, and stand before ours
+varnish         # a cache before our server that knows nothing of packages
 iproute2        # ip: network namespaces and shaped links between test hosts
 iptables        # cuts a link between test hosts in the middle of a transfer
 wine64          # runs the Windows program, for real, on Linux

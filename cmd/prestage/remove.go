@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -19,9 +20,10 @@ func (a *app) removeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "remove IMAGE...",
 		Short: "Remove a version of an image: its package, its staged copy, or what is installed",
-		Long: `Without --staged or --installed, the package in the folder --images is removed.
-NAME stands for the latest version there; older ones stay. What a program has
-open is not removed unless --force is given. With --hosts, NAME:N is removed from
+		Long: `Without --staged or --installed, the package in the folder --images is removed, or
+on the server that --images names, of which you must be a writer; who downloads it
+gets it to its end. NAME stands for the latest version there; older ones stay. What a
+program has open is not removed unless --force is given. With --hosts, NAME:N is removed from
 the pre-stage folders of those machines; a machine that does not have it is as it
 should be.`,
 		Args: atLeast(1, "one IMAGE or more"),
@@ -36,6 +38,13 @@ should be.`,
 				return a.removeFleet(cmd.Context(), args, force, &f)
 			}
 			removed := []string{}
+			done := func(t target, what string) error {
+				removed = append(removed, repo.ImageName(t.name, t.version))
+				if !a.json && !a.quiet {
+					fmt.Fprintf(a.out, "removed %s\n", what)
+				}
+				return nil
+			}
 			err := each(cmd.Context(), a, args, func(arg string) error {
 				name, version, err := image(arg)
 				if err != nil {
@@ -43,6 +52,12 @@ should be.`,
 				}
 				t := target{name: name, version: version, staged: staged}
 				switch {
+				case !staged && !installed && strings.Contains(images, "://"): // not what is only configured: that is for reading
+					where, err := a.removeServed(cmd.Context(), &t, images)
+					if err != nil {
+						return err
+					}
+					return done(t, fmt.Sprintf("%s in %s", repo.ImageName(t.name, t.version), where))
 				case installed:
 					t, err = a.removeInstalled(cmd.Context(), t, store, force)
 				case staged:
@@ -53,11 +68,7 @@ should be.`,
 				if err != nil {
 					return err
 				}
-				removed = append(removed, repo.ImageName(t.name, t.version))
-				if !a.json && !a.quiet {
-					fmt.Fprintf(a.out, "removed %s\n", t)
-				}
-				return nil
+				return done(t, t.String())
 			})
 			if !a.json || err != nil && len(removed) == 0 {
 				return err
@@ -87,6 +98,26 @@ func (a *app) removePackage(ctx context.Context, t target, images string, force 
 		return t, err
 	}
 	return t, r.Remove(ctx, t.name, t.version)
+}
+
+// removeServed removes a package from a server, and says which.
+func (a *app) removeServed(ctx context.Context, t *target, images string) (where string, err error) {
+	r, err := repo.Open(images)
+	if err != nil {
+		return "", err
+	}
+	web, ok := r.(*repo.Web)
+	if !ok {
+		return "", usageError{fmt.Errorf("%s is no server", r)}
+	}
+	if t.version == 0 {
+		e, err := repo.Find(ctx, web, t.name, 0)
+		if err != nil {
+			return "", err
+		}
+		t.version = e.Version
+	}
+	return web.String(), web.Remove(ctx, t.name, t.version)
 }
 
 func (a *app) removeStaged(ctx context.Context, t target, force bool) (target, error) {

@@ -29,6 +29,11 @@ type serveFlags struct {
 	access         access.Config
 	events         eventsFlags
 
+	trusted          []string
+	uploads, ofImage string
+	uploadAge        time.Duration
+	keep             int
+
 	accessLog, metrics        string
 	limit, limitEach, minRate string
 	limits                    server.Limits
@@ -52,7 +57,13 @@ says how readers are known. --rights says who may read which images:
     images = ["win11", "kiosk-*"]
     readers = ["user:alice", "token:floor2", "certificate:*.example", "kerberos:*@EXAMPLE.COM"]
 
-"*" is all whom the server knows, "anyone" everybody else too.
+"*" is all whom the server knows, "anyone" everybody else too. Who is named in a line
+
+    writers = ["token:build"]
+
+beside images may upload and remove them (prestage upload, prestage remove), over TLS
+or from this machine. A package can be seen when all of it has come and was found good;
+with --trusted-key, or trusted keys in the settings, only if one of them has signed it.
 
 With --events the server keeps what machines tell: who is known may tell, which is
 everybody where nobody need be known. "prestage report" shows it.
@@ -87,7 +98,12 @@ func (f *serveFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.access.Users, "users", "", "who may read by name and password: a file of htpasswd -B")
 	flags.StringVar(&f.access.Tokens, "tokens", "", "who may read by a token: a file of \"serve token\"")
 	flags.StringVar(&f.access.Keytab, "keytab", "", "who may read by a Kerberos ticket: the keys of HTTP/NAME")
-	flags.StringVar(&f.access.Rights, "rights", "", "which images each of them may read: a TOML file (default all)")
+	flags.StringVar(&f.access.Rights, "rights", "", "which images each of them may read and write: a TOML file (default all may be read, none written)")
+	flags.StringArrayVar(&f.trusted, "trusted-key", nil, "a public key whose signatures uploads need: its file, or its line (default those of the settings)")
+	flags.StringVar(&f.uploads, "uploads", "", "most bytes of unfinished uploads, for instance 500GiB (default what the disk has)")
+	flags.StringVar(&f.ofImage, "uploads-each", "", "and of those of each image")
+	flags.DurationVar(&f.uploadAge, "upload-age", 72*time.Hour, "when nobody has gone on with an upload for so long, it is removed")
+	flags.IntVar(&f.keep, "keep", -1, "versions before the latest that stay when one is uploaded; -1: all")
 	flags.StringVar(&f.limit, "limit", "", "most bytes a second to all clients together, for instance 100MiB, shared fairly")
 	flags.StringVar(&f.limitEach, "limit-each", "", "most bytes a second to each client")
 	flags.StringVar(&f.minRate, "min-rate", "1KiB", "bytes a second that a client must take, or be cut")
@@ -204,6 +220,12 @@ func (f *serveFlags) given(cmd *cobra.Command) (words []string) {
 				value = absolute(value)
 			}
 		}
+		if flag.Name == "trusted-key" { // as lines, wherever their files lie
+			for _, line := range f.trusted {
+				words = append(words, "--trusted-key="+line)
+			}
+			return
+		}
 		if own.Flags().Lookup(flag.Name) != nil {
 			words = append(words, "--"+flag.Name+"="+value)
 		}
@@ -236,6 +258,10 @@ func (a *app) serverConfig(ctx context.Context, f *serveFlags, log *slog.Logger)
 	if f.limits.Connections < 0 || f.limits.EachHas < 0 || f.limits.DrainMax < 0 || f.limits.DrainNotice < 0 {
 		return c, usageError{errors.New("numbers of connections and times must not be negative")}
 	}
+	uploads, err := a.uploadsConfig(f)
+	if err != nil {
+		return c, err
+	}
 	folder, err := a.folder(f.images)
 	if err != nil {
 		return c, err
@@ -243,7 +269,7 @@ func (a *app) serverConfig(ctx context.Context, f *serveFlags, log *slog.Logger)
 	if _, err := folder.List(ctx); err != nil {
 		return c, err
 	}
-	return server.Config{Folder: folder, Log: log, TLS: f.tls, Access: f.access, Limits: f.limits}, nil
+	return server.Config{Folder: folder, Log: log, TLS: f.tls, Access: f.access, Limits: f.limits, Uploads: uploads}, nil
 }
 
 // accessLog returns where requests are recorded, nil for nowhere.

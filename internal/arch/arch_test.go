@@ -60,7 +60,8 @@ var allowed = map[string][]string{
 	"internal/agent": {"ckm", "internal/client", "internal/durable", "internal/event", "internal/host", "internal/ownfiles", "internal/policy", "internal/prestage",
 		"internal/progress", "internal/repo", "internal/settings", "internal/sign"},
 	"internal/service":       {"internal/durable"},
-	"internal/server":        {"ckm", "internal/durable", "internal/event", "internal/repo", "internal/server/access", "internal/server/pace", "internal/server/reload"},
+	"internal/server":        {"ckm", "internal/durable", "internal/event", "internal/repo", "internal/server/access", "internal/server/pace", "internal/server/reload", "internal/server/upload"},
+	"internal/server/upload": {"ckm", "internal/durable", "internal/patch", "internal/repo", "internal/sign", "internal/verify"},
 	"internal/server/pace":   {},
 	"internal/server/access": {"internal/server/reload"},
 	"internal/server/reload": {},
@@ -71,7 +72,7 @@ var allowed = map[string][]string{
 	"internal/fleet":      {"internal/daytime", "internal/durable", "internal/host", "internal/prestage", "internal/repo", "internal/sign"},
 	"internal/fleet/view": {"internal/fleet"},
 	"cmd/prestage": {"ckm", "internal/agent", "internal/assemble", "internal/bundle", "internal/client", "internal/daytime", "internal/disk", "internal/durable", "internal/event", "internal/fleet", "internal/fleet/view", "internal/fsmap", "internal/fsmap/guest", "internal/fsmap/volume", "internal/host", "internal/ledger",
-		"internal/localhost", "internal/pack", "internal/patch", "internal/policy", "internal/prestage", "internal/repo", "internal/server", "internal/server/access", "internal/service", "internal/settings", "internal/sign", "internal/smbhost", "internal/sshhost", "internal/verify"},
+		"internal/localhost", "internal/pack", "internal/patch", "internal/policy", "internal/prestage", "internal/repo", "internal/server", "internal/server/access", "internal/server/upload", "internal/service", "internal/settings", "internal/sign", "internal/smbhost", "internal/sshhost", "internal/verify"},
 
 	"internal/host/hosttest": {"internal/acl", "internal/host", "internal/settings"},
 	"internal/testenv":       {},

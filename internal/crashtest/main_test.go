@@ -107,6 +107,7 @@ type world struct {
 	staged string // PrestagedImages
 	user   *syscall.Credential
 	umask  string // for the program, if not the tests'
+	env    []string
 
 	// packages are the contents that version numbers had: a number has one for ever.
 	packages map[string]string
@@ -167,6 +168,7 @@ func (w *world) command(args ...string) *exec.Cmd {
 	}
 	cmd.Dir = w.dir
 	cmd.Env = []string{"PRESTAGE_CONFIG=" + w.config, "PRESTAGE_IMAGES=" + w.images, "PATH=" + os.Getenv("PATH"), "HOME=" + w.dir}
+	cmd.Env = append(cmd.Env, w.env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: w.user, Pdeathsig: syscall.SIGKILL}
 	return cmd
 }

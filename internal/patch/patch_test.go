@@ -171,6 +171,13 @@ func TestPatch(t *testing.T) {
 		t.Errorf("with a changed base, %d and %d bytes were fetched, without %d and %d", more, less, frames, patched)
 	}
 
+	check := func(p []byte) error {
+		return patch.Check(t.Context(), bytes.NewReader(p), int64(len(p)), s.open(t, old), x)
+	}
+	if err := check(must(t, s.Path(ckm.PatchName("image", 2)))); err != nil {
+		t.Errorf("as a whole: %v", err)
+	}
+
 	// A damaged patch costs what is damaged.
 	path := s.Path(ckm.PatchName("image", 2))
 	p := must(t, path)
@@ -180,6 +187,11 @@ func TestPatch(t *testing.T) {
 	}
 	if more, _ := s.apply(t, x, old, unpacked(t, first), second, true); more <= frames || more > made.Update-1<<20 {
 		t.Errorf("with a damaged patch, %d bytes of frames were fetched, else %d", more, frames)
+	}
+	for _, bad := range [][]byte{p, p[:0], p[:50], p[:150], p[:len(p)/2], append(p, 0)} {
+		if err := check(bad); !errors.Is(err, ckm.ErrFormat) && !errors.Is(err, ckm.ErrMismatch) {
+			t.Errorf("%d bytes, damaged: %v", len(bad), err)
+		}
 	}
 	for _, size := range []int{0, 50, 150, len(p) / 2} {
 		if err := os.WriteFile(path, p[:size], 0o644); err != nil {

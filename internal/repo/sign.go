@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"prestage/ckm"
 	"prestage/internal/durable"
@@ -22,6 +23,19 @@ func (r *Folder) Sign(ctx context.Context, name string, version uint32, sign fun
 		return nil, err
 	}
 	defer unlock()
+	x, err := r.sign(ctx, name, version, sign)
+	if err != nil {
+		return nil, err
+	}
+	// In any case: who was killed may not have got so far.
+	if err := r.writeCatalog(context.WithoutCancel(ctx), r.usedVersions()); err != nil {
+		return x, CatalogError{err}
+	}
+	return x, nil
+}
+
+// sign is Sign for one who holds the lock, and writes the catalog.
+func (r *Folder) sign(ctx context.Context, name string, version uint32, sign func(x *ckm.Index) error) (*ckm.Index, error) {
 	before, err := r.Index(ctx, name, version)
 	if err != nil {
 		return nil, err
@@ -39,16 +53,32 @@ func (r *Folder) Sign(ctx context.Context, name string, version uint32, sign fun
 	if err != nil {
 		return nil, err
 	}
-	if !bytes.Equal(after, before) {
-		if err := durable.WriteFile(path, after, st.Mode().Perm()); err != nil {
-			return nil, err
+	if bytes.Equal(after, before) {
+		return x, nil
+	}
+	return x, durable.WriteFile(path, after, st.Mode().Perm())
+}
+
+// addSignatures adds to a package those signatures of block that are by other keys
+// than it is signed by.
+func (r *Folder) addSignatures(ctx context.Context, name string, version uint32, block []byte) error {
+	list, err := ckm.ParseSignatures(block)
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	_, err = r.sign(ctx, name, version, func(x *ckm.Index) error {
+		known := KeyIDs(x.Signatures)
+		for _, s := range list {
+			if slices.Contains(known, s.Key.String()) {
+				continue
+			}
+			if x.Signatures, err = ckm.AddSignature(x.Signatures, s); err != nil {
+				return err
+			}
 		}
-	}
-	// In any case: who was killed may not have got so far.
-	if err := r.writeCatalog(context.WithoutCancel(ctx), r.usedVersions()); err != nil {
-		return x, CatalogError{err}
-	}
-	return x, nil
+		return nil
+	})
+	return err
 }
 
 // signed returns the INDEX of x, which was encoded or decoded, with a signature.

@@ -191,8 +191,11 @@ func (r *Web) open(ctx context.Context, name string, size int64, what string, ch
 	return f, nil
 }
 
-// file names a file of the server. Its name may hold characters that mean
-// something in a URL, and + means a space to some servers.
+// file names a file of the server.
 func (r *Web) file(name string) *webFile {
-	return &webFile{web: r, url: r.base.String() + strings.ReplaceAll(url.PathEscape(name), "+", "%2B")}
+	return &webFile{web: r, url: r.base.String() + escape(name)}
 }
+
+// escape spells a name for a URL: it may hold characters that mean something there,
+// and + means a space to some servers.
+func escape(name string) string { return strings.ReplaceAll(url.PathEscape(name), "+", "%2B") }

@@ -26,6 +26,8 @@ type answer struct {
 	code  int   // 0: nothing was sent yet
 	bytes int64 // of the body
 
+	received int64 // bytes of the request's body
+
 	purpose string // what the request is for
 	asked   string // the ranges that it is for
 	reader  access.Reader
@@ -102,6 +104,9 @@ func (a *answer) ReadFrom(src io.Reader) (n int64, err error) {
 	whole, limited := src.(*io.LimitedReader)
 	if !direct || !limited { // HTTP/2 has no such way
 		return io.Copy(struct{ io.Writer }{a}, src)
+	}
+	if a.line == nil { // who waits for a turn is not to hold back the last bytes
+		defer cork(a.ctx)()
 	}
 	for whole.N > 0 && err == nil {
 		piece := &io.LimitedReader{R: whole.R, N: a.part(whole.N)}

@@ -37,6 +37,8 @@ func (s *Server) sane(w *answer, r *http.Request) bool {
 	case code != 0:
 		w.Header().Set("Connection", "close")
 		later(w, code)
+	case isWrite(r): // who answers that says what it may have
+		return true
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
 		w.Header().Set("Allow", "GET, HEAD")
 		fail(w, http.StatusMethodNotAllowed)

@@ -12,6 +12,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"prestage/internal/server/upload"
 )
 
 // What requests are for, in metrics.
@@ -21,6 +23,8 @@ const (
 	forListing = "listing"
 	forPackage = "package"
 	forEvents  = "events"
+	forUpload  = "upload"
+	forRemoval = "removal"
 	forOther   = "other"
 )
 
@@ -29,6 +33,7 @@ type metrics struct {
 	registry *prometheus.Registry
 	requests *prometheus.CounterVec
 	bytes    *prometheus.CounterVec
+	received prometheus.Counter
 	seconds  *prometheus.HistogramVec
 	running  prometheus.Gauge
 }
@@ -41,14 +46,24 @@ func newMetrics(packages func() float64) *metrics {
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts(name("requests_total", "Requests that were answered.")), []string{"for", "code"}),
 		bytes:    prometheus.NewCounterVec(prometheus.CounterOpts(name("sent_bytes_total", "Bytes of answers, without their headers.")), []string{"for"}),
+		received: prometheus.NewCounter(prometheus.CounterOpts(name("received_bytes_total", "Bytes of packages that were sent to the server."))),
 		running:  prometheus.NewGauge(prometheus.GaugeOpts(name("requests_running", "Requests that are being answered."))),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: "prestage", Subsystem: "server", Name: "request_seconds",
 			Help: "How long answers took.", Buckets: prometheus.ExponentialBuckets(0.001, 4, 11)}, []string{"for"}),
 	}
-	m.registry.MustRegister(m.requests, m.bytes, m.running, m.seconds,
+	m.registry.MustRegister(m.requests, m.bytes, m.received, m.running, m.seconds,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts(name("packages", "Packages that can be seen.")), packages),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
+}
+
+// countUploads adds the unfinished uploads.
+func (m *metrics) countUploads(s *upload.Store) {
+	gauge := func(name, help string, value func() float64) {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "prestage", Subsystem: "server", Name: name, Help: help}, value))
+	}
+	gauge("uploads", "Unfinished uploads.", func() float64 { n, _ := s.Unfinished(); return float64(n) })
+	gauge("uploads_bytes", "Bytes that unfinished uploads have.", func() float64 { _, n := s.Unfinished(); return float64(n) })
 }
 
 // countConnections adds the connections of a listener.
@@ -68,6 +83,7 @@ func (s *Server) record(w *answer, r *http.Request, begun time.Time) {
 	}
 	s.metrics.requests.WithLabelValues(w.purpose, strconv.Itoa(w.code)).Inc()
 	s.metrics.bytes.WithLabelValues(w.purpose).Add(float64(w.bytes))
+	s.metrics.received.Add(float64(w.received))
 	s.metrics.seconds.WithLabelValues(w.purpose).Observe(took.Seconds())
 	if s.config.Requests == nil {
 		return
@@ -79,6 +95,9 @@ func (s *Server) record(w *answer, r *http.Request, begun time.Time) {
 	}
 	if w.asked != "" {
 		attrs = append(attrs, slog.String("range", w.asked))
+	}
+	if w.received > 0 {
+		attrs = append(attrs, slog.Int64("received", w.received))
 	}
 	if w.problem != nil {
 		attrs = append(attrs, slog.String("problem", w.problem.Error()))

@@ -69,6 +69,8 @@ func (s *Server) route(w *answer, r *http.Request) {
 	case !below:
 		fail(w, http.StatusNotFound)
 	case !s.admit(w, r):
+	case isWrite(r):
+		s.write(w, r, name)
 	case name == "":
 		w.purpose = forListing
 		s.list(w, r, "text/html; charset=utf-8", listing)

@@ -20,6 +20,7 @@ import (
 	"prestage/internal/repo"
 	"prestage/internal/server/access"
 	"prestage/internal/server/pace"
+	"prestage/internal/server/upload"
 )
 
 // Prefix is the path that packages are under, which MED-V calls an alias.
@@ -32,6 +33,8 @@ type Config struct {
 	TLS    TLS          // without a certificate, nothing is encrypted
 	Access access.Config
 	Limits Limits
+	// Uploads bounds what writers send; its Folder and Log are those above.
+	Uploads upload.Config
 
 	Requests *slog.Logger // a record of each request, or nil
 	Events   Events       // takes what machines tell, or nil
@@ -44,6 +47,8 @@ type Server struct {
 	tls    *tls.Config // nil: nothing is encrypted
 	gate   *access.Gate
 	pacer  *pace.Pacer
+	store  *upload.Store // of unfinished uploads
+	plain  bool          // others could overhear and change what is sent
 
 	metrics *metrics
 	reports *reports
@@ -71,6 +76,9 @@ func New(c Config) (*Server, error) {
 			return nil, err
 		}
 	}
+	c.Uploads.Folder, c.Uploads.Log = c.Folder, c.Log
+	s.store = upload.New(c.Uploads)
+	s.metrics.countUploads(s.store)
 	return s, nil
 }
 
@@ -93,10 +101,12 @@ var silent = log.New(io.Discard, "", 0)
 // are finished then, for as long as the limits say. It calls ready as soon as it
 // answers.
 func (s *Server) Serve(ctx context.Context, l net.Listener, ready func()) error {
-	if s.tls == nil && s.config.Access.Secrets() && !isLoopback(l.Addr()) {
+	s.plain = s.tls == nil && !isLoopback(l.Addr())
+	if s.plain && (s.config.Access.Secrets() || s.gate.Writers()) {
 		l.Close()
 		return fmt.Errorf("listening on %s: %w", l.Addr(), ErrOverheard)
 	}
+	defer s.keepStore(ctx)()
 	limits := &s.config.Limits
 	web := &http.Server{
 		Handler:           s.handler(),

@@ -95,13 +95,13 @@ func (s *shelf) find(ctx context.Context, file string, asked time.Time, anew boo
 // openSeen opens a file of a package, unless one of its two files is not the one
 // that was seen any more.
 func (s *shelf) openSeen(p *seen, file string) *os.File {
-	index, err := os.Stat(s.folder.Path(p.Index))
-	if err != nil || !same(index, p.index) {
-		return nil
-	}
-	data, err := os.Stat(s.folder.Path(p.CKM))
-	if err != nil || !same(data, p.data) {
-		return nil
+	for name, was := range map[string]fs.FileInfo{p.Index: p.index, p.CKM: p.data} {
+		if name == file {
+			continue // that is seen when it is open
+		}
+		if now, err := os.Stat(s.folder.Path(name)); err != nil || !same(now, was) {
+			return nil
+		}
 	}
 	f, err := durable.OpenShared(s.folder.Path(file))
 	if err != nil {

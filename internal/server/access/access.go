@@ -1,4 +1,4 @@
-// Package access is who asks a server, and which images they may read.
+// Package access is who asks a server, and which images they may read and write.
 package access
 
 import (
@@ -23,7 +23,7 @@ type Config struct {
 	Tokens       string // names and SHA-256 digests of bearer tokens
 	Certificates bool   // clients show certificates, which TLS has verified
 	Keytab       string // keys of Kerberos services, HTTP/NAME
-	Rights       string // which readers may read which images; "": who is known may read all
+	Rights       string // which readers may read and write which images; "": who is known may read all, and nobody write
 }
 
 // Secrets reports whether clients send what somebody who overhears it could use.
@@ -135,6 +135,15 @@ func (g *Gate) MayRead(reader Reader, image string) bool {
 	}
 	return reader != Nobody || !g.config.asks()
 }
+
+// MayWrite reports whether somebody may write an image, of whatever version: put it
+// there, or remove it. Nobody may whom the rights do not name as a writer.
+func (g *Gate) MayWrite(writer Reader, image string) bool {
+	return g.rights != nil && g.rights.Get().allowWriting(writer, image)
+}
+
+// Writers reports whether somebody may write something.
+func (g *Gate) Writers() bool { return g.rights != nil && g.rights.Get().writers }
 
 // MayLook reports whether a reader may see the list of those images that it may
 // read.

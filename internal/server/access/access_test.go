@@ -257,8 +257,9 @@ func TestBadFiles(t *testing.T) {
 		{"tokens", token("a", "x") + token("a", "y"), "twice"},
 		{"rights", "[allow]", ""},
 		{"rights", "x = 1", `"x"`},
-		{"rights", "[[allow]]\nimages = ['a']\nreaders = ['*']\nwriters = ['*']", "writers"},
-		{"rights", "[[allow]]\nimages = ['a']", "needs images and readers"},
+		{"rights", "[[allow]]\nimages = ['a']\nwriters = ['anyone']", "writer"},
+		{"rights", "[[allow]]\nimages = ['a']\nwriters = ['alice']", "user:"},
+		{"rights", "[[allow]]\nimages = ['a']", "needs images, and readers or writers"},
 		{"rights", "[[allow]]\nimages = ['a']\nreaders = ['alice']", "user:"},
 		{"keytab", "", "keytab"},
 		{"keytab", "\x05\x02\x00\x00\x00\x05", "keytab"},
@@ -336,4 +337,36 @@ func FuzzAuthorization(f *testing.F) {
 			t.Errorf("%q was taken for a ticket", s)
 		}
 	})
+}
+
+// Writers are those that rights name, and nobody else.
+func TestMayWrite(t *testing.T) {
+	open := func(rights string) *Gate {
+		c := Config{Users: file(t, ""), Rights: file(t, rights)}
+		if rights == "" {
+			c.Rights = ""
+		}
+		g, err := New(c, slog.New(slog.DiscardHandler))
+		must(t, err)
+		return g
+	}
+	g := open("[[allow]]\nimages = ['*']\nreaders = ['anyone']\n[[allow]]\nimages = ['win*']\nwriters = ['user:alice', 'token:build-*']\n[[allow]]\nimages = ['scratch']\nreaders = ['user:eve']\nwriters = ['*']\n")
+	for _, c := range []struct {
+		who   Reader
+		image string
+		may   bool
+	}{
+		{"user:alice", "win11", true}, {"token:build-7", "win", true}, {"user:eve", "scratch", true},
+		{"user:eve", "win11", false}, {"user:alice", "linux", false}, {"user:alice2", "win11", false}, {"", "win11", false}, {"", "scratch", false}, {"token:alice", "win11", false},
+	} {
+		if got := g.MayWrite(c.who, c.image); got != c.may {
+			t.Errorf("%q may write %s: %v", c.who, c.image, got)
+		}
+	}
+	if !g.Writers() || open("").Writers() || open("").MayWrite("user:alice", "win11") || open("[[allow]]\nimages = ['*']\nreaders = ['*']").Writers() {
+		t.Error("writers where there are none")
+	}
+	if g.MayRead("token:build-7", "other") != true || open("[[allow]]\nimages = ['*']\nwriters = ['*']").MayRead("user:alice", "a") {
+		t.Error("who may write may not read for that")
+	}
 }

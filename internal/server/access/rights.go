@@ -15,16 +15,17 @@ const (
 	anyone     = "anyone" // who is not known, too
 )
 
-// rights are what readers may read. What nothing allows is forbidden.
+// rights are what readers may read and write. What nothing allows is forbidden.
 type rights struct {
 	allowed []allowance
 	anyone  bool // may read something
+	writers bool // there are some
 }
 
-// allowance allows some readers to read some images.
+// allowance allows some readers to read, and some to write, some images.
 type allowance struct {
-	images, readers []*regexp.Regexp
-	anyone          bool
+	images, readers, writers []*regexp.Regexp
+	anyone                   bool // may read
 }
 
 // parseRights reads TOML such as
@@ -32,9 +33,10 @@ type allowance struct {
 //	[[allow]]
 //	images = ["win11", "kiosk-*"]
 //	readers = ["user:alice", "token:floor2-*", "certificate:*.floor3.example"]
+//	writers = ["token:build"]
 func parseRights(b []byte) (rights, error) {
 	var file struct {
-		Allow []struct{ Images, Readers []string }
+		Allow []struct{ Images, Readers, Writers []string }
 	}
 	meta, err := toml.Decode(string(b), &file)
 	if err != nil {
@@ -45,8 +47,8 @@ func parseRights(b []byte) (rights, error) {
 	}
 	var r rights
 	for i, a := range file.Allow {
-		if len(a.Images) == 0 || len(a.Readers) == 0 {
-			return rights{}, fmt.Errorf("the %d. [[allow]] needs images and readers", i+1)
+		if len(a.Images) == 0 || len(a.Readers)+len(a.Writers) == 0 {
+			return rights{}, fmt.Errorf("the %d. [[allow]] needs images, and readers or writers", i+1)
 		}
 		var one allowance
 		for _, image := range a.Images {
@@ -57,14 +59,25 @@ func parseRights(b []byte) (rights, error) {
 				one.anyone, r.anyone = true, true
 				continue
 			}
-			if reader != everyKnown && !slices.ContainsFunc(kinds, func(k string) bool { return strings.HasPrefix(reader, k) }) {
+			if !isWho(reader) {
 				return rights{}, fmt.Errorf("reader %q: use %q, %q, or a name after %s", reader, anyone, everyKnown, strings.Join(kinds, " "))
 			}
 			one.readers = append(one.readers, pattern(reader))
 		}
+		for _, writer := range a.Writers {
+			if !isWho(writer) { // nor anyone: who writes is known
+				return rights{}, fmt.Errorf("writer %q: use %q, or a name after %s", writer, everyKnown, strings.Join(kinds, " "))
+			}
+			one.writers, r.writers = append(one.writers, pattern(writer)), true
+		}
 		r.allowed = append(r.allowed, one)
 	}
 	return r, nil
+}
+
+// isWho reports whether a text stands for those who are known, or some of them.
+func isWho(s string) bool {
+	return s == everyKnown || slices.ContainsFunc(kinds, func(k string) bool { return strings.HasPrefix(s, k) })
 }
 
 // pattern is a text in which * stands for any characters.
@@ -72,10 +85,17 @@ func pattern(s string) *regexp.Regexp {
 	return regexp.MustCompile(`(?s)^` + strings.ReplaceAll(regexp.QuoteMeta(s), `\*`, `.*`) + `$`)
 }
 
+func match(list []*regexp.Regexp, s string) bool {
+	return slices.ContainsFunc(list, func(p *regexp.Regexp) bool { return p.MatchString(s) })
+}
+
+func (r rights) allowWriting(writer Reader, image string) bool {
+	return writer != Nobody && slices.ContainsFunc(r.allowed, func(a allowance) bool {
+		return match(a.images, image) && match(a.writers, string(writer))
+	})
+}
+
 func (r rights) allow(reader Reader, image string) bool {
-	match := func(list []*regexp.Regexp, s string) bool {
-		return slices.ContainsFunc(list, func(p *regexp.Regexp) bool { return p.MatchString(s) })
-	}
 	return slices.ContainsFunc(r.allowed, func(a allowance) bool {
 		return match(a.images, image) && (a.anyone || reader != Nobody && match(a.readers, string(reader)))
 	})
