@@ -24,6 +24,7 @@ import (
 	"prestage/ckm"
 	"prestage/internal/client"
 	"prestage/internal/durable"
+	"prestage/internal/event"
 	"prestage/internal/host"
 	"prestage/internal/prestage"
 	"prestage/internal/repo"
@@ -43,13 +44,10 @@ type Times struct {
 	Tick            time.Duration // between looks whether somebody wants it asked now
 }
 
-// PollInterval is how often a machine asks its server (MED-V).
-const PollInterval = 15 * time.Minute
-
 // DefaultTimes are those of a machine that somebody works with.
 func DefaultTimes() Times {
 	return Times{Look: 2 * time.Second, LookMax: time.Minute, Retry: 5 * time.Second, RetryMax: 10 * time.Minute,
-		Settle: 3 * time.Second, Patience: 10 * time.Minute, Poll: PollInterval, Tick: time.Second}
+		Settle: 3 * time.Second, Patience: 10 * time.Minute, Poll: event.Interval, Tick: time.Second}
 }
 
 // Agent installs the images of a machine.

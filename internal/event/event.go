@@ -78,6 +78,10 @@ type Ack struct {
 	Number uint64 `json:"number"`
 }
 
+// Interval is how often a machine asks its server, and tells it what has happened
+// (MED-V).
+const Interval = 15 * time.Minute
+
 // Path is where a server takes reports, below the path of packages.
 const Path = "events"
 

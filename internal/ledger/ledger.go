@@ -12,11 +12,13 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"prestage/internal/event"
 )
 
 // OnlineWithin is how long ago a machine that counts as online has told something:
 // three of the intervals at which machines ask the server.
-const OnlineWithin = 3 * 15 * time.Minute
+const OnlineWithin = 3 * event.Interval
 
 // What callers decide on.
 var (
