@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"strings"
 	"sync"
-	"time"
 
 	"prestage/internal/event"
 )
