@@ -96,7 +96,7 @@ func (b *bench) serving() ([]row, error) {
 		return nil, err
 	}
 	defer ours.stop()
-	theirs, err := b.nginx(nginx, images)
+	theirs, err := b.staticNginx(nginx, images)
 	if err != nil {
 		return nil, err
 	}
@@ -195,8 +195,8 @@ func (b *bench) ourServer(images string) (*served, error) {
 	return nil, errors.New("prestage serve does not say where it listens")
 }
 
-// nginx starts nginx as its documentation has it for static files.
-func (b *bench) nginx(program, images string) (*served, error) {
+// staticNginx starts nginx as its documentation has it for static files.
+func (b *bench) staticNginx(program, images string) (*served, error) {
 	dir := b.path("nginx")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err

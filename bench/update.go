@@ -64,6 +64,7 @@ func (b *bench) updates() ([]row, error) {
 		if theirs[c], err = b.seeded(c); err != nil {
 			return nil, err
 		}
+		b.say("%s: %d bytes, %d requests; without the patch %d; desync %d", c.to, ours.bytes, ours.requests, frames.bytes, theirs[c].desync)
 		add := func(against string, budget float64, n int64) {
 			if n > 0 {
 				rows = append(rows, byteRow(work, against, budget, ours.bytes, n))

@@ -18,11 +18,15 @@ func (a *app) agentCommand() *cobra.Command {
 		Long: `The agent makes sure that each image assigned to this machine has a version in
 the image store. It installs those that have none from the pre-stage folder, with
 no network needed; what is damaged there comes from the configured server, if there
-is one. When no images are assigned, it installs all that are pre-staged.`,
+is one. When no images are assigned, it installs all that are pre-staged.
+
+Every quarter of an hour it asks the server for later versions and for its policy
+(prestage policy): it suggests updates (prestage updates) or makes them, pre-stages
+versions that are to be released, and tells the server what has happened.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.agentRunCommand(), a.agentInstallCommand(), a.agentUninstallCommand())
+	cmd.AddCommand(a.agentRunCommand(), a.agentPollCommand(), a.agentInstallCommand(), a.agentUninstallCommand())
 	return cmd
 }
 
@@ -45,7 +49,11 @@ each. It can be interrupted at any moment, and goes on from there.`,
 	return cmd
 }
 
-func (a *app) newAgent(log slog.Handler) *agent.Agent { return agent.New(a.host(), slog.New(log)) }
+func (a *app) newAgent(log slog.Handler) *agent.Agent {
+	ag := agent.New(a.host(), slog.New(log))
+	ag.Version = version
+	return ag
+}
 
 // runControlled runs the agent as a service of Windows, which has no console.
 func (a *app) runControlled() error {

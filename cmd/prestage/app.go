@@ -72,8 +72,8 @@ IMAGE is NAME, for the latest version, or NAME:N.`,
 	f.StringVar(&a.progress, "progress", progressAuto, "show progress: auto, plain, json or none")
 	f.StringVar(&a.config, "config", os.Getenv("PRESTAGE_CONFIG"), "settings file (default "+settings.Default().String()+")")
 	root.AddCommand(a.packCommand(), a.listCommand(), a.inspectCommand(), a.verifyCommand(), a.repairCommand(),
-		a.setupCommand(), a.relocateCommand(), a.statusCommand(), a.pushCommand(), a.uploadCommand(), a.installCommand(), a.updateCommand(),
-		a.removeCommand(), a.keyCommand(), a.signCommand(), a.catalogCommand(), a.serveCommand(), a.bundleCommand(), a.agentCommand(), a.installerCommand(), a.versionCommand())
+		a.setupCommand(), a.relocateCommand(), a.statusCommand(), a.pushCommand(), a.uploadCommand(), a.installCommand(), a.updateCommand(), a.updatesCommand(),
+		a.removeCommand(), a.keyCommand(), a.signCommand(), a.catalogCommand(), a.policyCommand(), a.serveCommand(), a.reportCommand(), a.bundleCommand(), a.agentCommand(), a.installerCommand(), a.versionCommand())
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.SetArgs(args)
 	root.SetOut(out)

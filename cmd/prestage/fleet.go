@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"prestage/internal/daytime"
 	"prestage/internal/fleet"
 	"prestage/internal/host"
 	"prestage/internal/prestage"
@@ -87,7 +88,7 @@ func (f *fleetFlags) options() (o fleet.Options, err error) {
 	if f.retry > 0 {
 		o.Deadline = time.Now().Add(f.retry)
 	}
-	if o.Window, err = fleet.ParseWindow(f.window); err != nil {
+	if o.Window, err = daytime.Parse(f.window); err != nil {
 		return o, usageError{fmt.Errorf("--window: %w", err)}
 	}
 	if f.report != "" {

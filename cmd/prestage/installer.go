@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"prestage/internal/agent"
 	"prestage/internal/prestage"
 	"prestage/internal/service"
 )
@@ -120,7 +121,11 @@ func (a *app) installerRemove(ctx context.Context) error {
 		return err
 	}
 	for _, store := range stores {
-		more, err := contents(store, prestage.PrestagedFolder, prestage.AgentLock)
+		own := []string{prestage.PrestagedFolder}
+		for _, path := range agent.OwnFiles(store) {
+			own = append(own, filepath.Base(path))
+		}
+		more, err := contents(store, own...)
 		if err != nil {
 			return err
 		}
@@ -138,7 +143,7 @@ func (a *app) installerRemove(ctx context.Context) error {
 		return err
 	}
 	for _, store := range stores {
-		own = append(own, filepath.Join(store, prestage.AgentLock))
+		own = append(own, agent.OwnFiles(store)...)
 	}
 	for _, path := range append(own, aside, staged) {
 		if err := removeEmpty(path); err != nil {

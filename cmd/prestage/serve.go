@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"prestage/internal/durable"
+	"prestage/internal/ledger"
 	"prestage/internal/server"
 	"prestage/internal/server/access"
 	"prestage/internal/service"
@@ -26,6 +27,7 @@ type serveFlags struct {
 	tls            server.TLS
 	clientCert     string
 	access         access.Config
+	events         eventsFlags
 
 	trusted          []string
 	uploads, ofImage string
@@ -62,6 +64,9 @@ says how readers are known. --rights says who may read which images:
 beside images may upload and remove them (prestage upload, prestage remove), over TLS
 or from this machine. A package can be seen when all of it has come and was found good;
 with --trusted-key, or trusted keys in the settings, only if one of them has signed it.
+
+With --events the server keeps what machines tell: who is known may tell, which is
+everybody where nobody need be known. "prestage report" shows it.
 
 With --tls-cert and --tls-key it is https://, and HTTP/2. Files that flags name
 are read again when they have changed.`,
@@ -107,6 +112,7 @@ func (f *serveFlags) add(cmd *cobra.Command) {
 	flags.DurationVar(&f.limits.DrainMax, "drain", 20*time.Second, "when the server is to end, how long answers that are under way may take")
 	flags.DurationVar(&f.limits.DrainNotice, "drain-notice", 0, "and for how long before that it says so, at /readyz, and answers still")
 	flags.StringVar(&f.accessLog, "access-log", "none", "where a line of JSON goes for each request: a file, - for standard output, or none")
+	f.events.add(cmd)
 	flags.StringVar(&f.metrics, "metrics", "", "address and port for /metrics (Prometheus), /healthz and /readyz, without TLS")
 }
 
@@ -119,6 +125,11 @@ func (a *app) serve(ctx context.Context, f *serveFlags, log *slog.Logger, ready 
 	if c.Requests, err = a.accessLog(f.accessLog); err != nil {
 		return err
 	}
+	end, err := f.events.open(&c, log)
+	if err != nil {
+		return err
+	}
+	defer end()
 	s, err := server.New(c)
 	if err != nil {
 		return err
@@ -181,6 +192,9 @@ func (a *app) serveInstallCommand() *cobra.Command {
 			if _, err := server.New(c); err != nil { // what would keep it from starting
 				return nil, err
 			}
+			if err := f.events.forService(c.Log); err != nil {
+				return nil, err
+			}
 			return append([]string{"serve", "--images=" + absolute(place)}, f.given(cmd)...), nil
 		})
 	f.add(cmd)
@@ -197,6 +211,10 @@ func (f *serveFlags) given(cmd *cobra.Command) (words []string) {
 		switch flag.Name {
 		case "images":
 			return
+		case "events":
+			if value != "" && !ledger.IsServer(value) {
+				value = absolute(value)
+			}
 		case "tls-cert", "tls-key", "client-ca", "users", "tokens", "keytab", "rights", "access-log":
 			if value != "" && value != "none" && value != "-" {
 				value = absolute(value)

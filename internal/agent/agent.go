@@ -1,10 +1,10 @@
 // Package agent is what a client machine does by itself, as a service: it makes
 // sure that each image assigned to the machine is in the image store, installed
-// from the pre-stage folder.
+// from the pre-stage folder, and follows the policy of its server for all that comes
+// later.
 //
-// It keeps nothing of its own on the disk: what there is to do is found out
-// anew from the settings and the folders in each round, so that it can be killed
-// at any moment.
+// What there is to do is found out anew from the settings, the folders and what is
+// known of the server in each round, so that it can be killed at any moment.
 package agent
 
 import (
@@ -26,7 +26,6 @@ import (
 	"prestage/internal/durable"
 	"prestage/internal/host"
 	"prestage/internal/prestage"
-	"prestage/internal/progress"
 	"prestage/internal/repo"
 	"prestage/internal/settings"
 )
@@ -40,12 +39,17 @@ type Times struct {
 	Retry, RetryMax time.Duration // between attempts that fail
 	Settle          time.Duration // a file that was written to so shortly ago may still be growing
 	Patience        time.Duration // a package that has not grown so long does not keep others, or the server, from being used
+	Poll            time.Duration // between questions to the server
+	Tick            time.Duration // between looks whether somebody wants it asked now
 }
+
+// PollInterval is how often a machine asks its server (MED-V).
+const PollInterval = 15 * time.Minute
 
 // DefaultTimes are those of a machine that somebody works with.
 func DefaultTimes() Times {
 	return Times{Look: 2 * time.Second, LookMax: time.Minute, Retry: 5 * time.Second, RetryMax: 10 * time.Minute,
-		Settle: 3 * time.Second, Patience: 10 * time.Minute}
+		Settle: 3 * time.Second, Patience: 10 * time.Minute, Poll: PollInterval, Tick: time.Second}
 }
 
 // Agent installs the images of a machine.
@@ -54,8 +58,17 @@ type Agent struct {
 	Log   *slog.Logger
 	Times Times
 
+	Machine string // the name by which policies know the machine
+	Version string // of the program, for the server
+
+	server server
+	queue  *queueHolder
+
 	self   image             // what keeps the agent from working at all
 	images map[string]*image // by name, those that are not installed yet
+	// updating are images, and packages ahead, by what they are called.
+	updating map[string]*image
+	ahead    map[string]uint32 // of images, the version ahead that was found pre-staged
 	// attested is what the packages that were checked looked like, by NAME:N.
 	attested map[string]string
 	locked   string // the image store whose lock is held
@@ -67,7 +80,11 @@ type Agent struct {
 
 // New returns the agent of a host, with DefaultTimes.
 func New(h host.Host, log *slog.Logger) *Agent {
-	return &Agent{Host: h, Log: log, Times: DefaultTimes(), images: map[string]*image{}}
+	a := &Agent{Host: h, Times: DefaultTimes(), images: map[string]*image{}, ahead: map[string]uint32{}, queue: &queueHolder{}}
+	a.Log = slog.New(recorder{log.Handler(), a.queue})
+	a.server.wake = make(chan struct{}, 1)
+	a.Machine, _ = os.Hostname() // without a name, only policies for all machines mean it
+	return a
 }
 
 // Run works until ctx ends, which is no error. It calls ready once, before the
@@ -75,7 +92,10 @@ func New(h host.Host, log *slog.Logger) *Agent {
 func (a *Agent) Run(ctx context.Context, ready func()) error {
 	a.self.log = a.Log
 	defer a.release()
+	ctx, cancel := context.WithCancel(ctx)
 	defer a.background.Wait()
+	defer cancel()
+	a.background.Go(func() { a.askServer(ctx) })
 	started := teller{log: a.Log}
 	for first := true; ctx.Err() == nil; first = false {
 		task, err := a.prepare(ctx)
@@ -88,6 +108,7 @@ func (a *Agent) Run(ctx context.Context, ready func()) error {
 		}
 		select {
 		case <-ctx.Done():
+		case <-a.server.wake:
 		case <-time.After(a.round(ctx, task, err)):
 		}
 	}
@@ -100,6 +121,8 @@ type task struct {
 	settings settings.Settings
 	store    *client.Store
 	staged   string // "" when there is no pre-stage folder
+	machine  string
+	known    *Known // of the server, nil when there is none
 	packages map[string][]version
 }
 
@@ -115,10 +138,14 @@ func (a *Agent) prepare(ctx context.Context) (*task, error) {
 	if err := a.lock(ctx, s.VMSFolder); err != nil {
 		return nil, err
 	}
-	t := &task{settings: s, store: client.NewStore(s.VMSFolder)}
+	t := &task{settings: s, store: client.NewStore(s.VMSFolder), machine: a.Machine}
 	t.staged, err = prestage.StagedFolder(ctx, a.Host)
-	// Images that are assigned can come from the server alone.
-	fromServer := s.Server != "" && len(s.Images) > 0
+	if err != nil && !errors.Is(err, prestage.ErrNotSetUp) {
+		return nil, err
+	}
+	t.known = a.server.now(t)
+	// What is assigned can come from the server alone.
+	fromServer := s.Server != "" && (len(s.Images) > 0 || t.known.policy != nil)
 	if errors.Is(err, prestage.ErrNotSetUp) && fromServer {
 		t.staged = ""
 		return t, nil
@@ -149,7 +176,7 @@ func (a *Agent) lock(ctx context.Context, store string) error {
 	switch {
 	case err == nil:
 		a.locked, a.unlock = store, unlock
-		return nil
+		return a.queue.open(store)
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case wait.Err() != nil:
@@ -161,6 +188,7 @@ func (a *Agent) lock(ctx context.Context, store string) error {
 }
 
 func (a *Agent) release() {
+	a.queue.close()
 	if a.unlock != nil {
 		a.unlock()
 		if runtime.GOOS == "windows" {
@@ -199,6 +227,7 @@ func (a *Agent) round(ctx context.Context, t *task, err error) time.Duration {
 			delete(a.images, name)
 		}
 	}
+	next = min(next, a.followPolicy(ctx, t))
 	a.attest(ctx, t)
 	a.lookAtOwnFiles(ctx, t)
 	return next
@@ -237,7 +266,7 @@ func (a *Agent) attend(ctx context.Context, t *task, name string) time.Duration 
 		return min(img.look, rest)
 	}
 	began := time.Now()
-	err = install(ctx, t, img, name, number)
+	err = a.install(ctx, t, img, name, number)
 	switch {
 	case err == nil:
 		delete(a.images, name)
@@ -263,21 +292,11 @@ func (a *Agent) attend(ctx context.Context, t *task, name string) time.Duration 
 	return min(img.look, delay)
 }
 
-func install(ctx context.Context, t *task, img *image, name string, number uint32) error {
-	trust, err := t.settings.Trust()
+func (a *Agent) install(ctx context.Context, t *task, img *image, name string, number uint32) error {
+	r := t.rule(name)
+	in, err := a.from(t, img, name, number, &r)
 	if err != nil {
 		return err
-	}
-	in := &client.Install{Name: name, Version: number, Store: t.store, Trust: trust, Meter: meter{progress.Discard, &img.teller}}
-	if t.staged != "" {
-		in.Prestaged = repo.NewStrictFolder(t.staged)
-	}
-	if t.settings.Server != "" {
-		server, err := repo.Open(t.settings.Server)
-		if err != nil {
-			return err
-		}
-		in.Images = server
 	}
 	done, err := in.Run(ctx)
 	if err == nil && !done.Already {
@@ -285,7 +304,7 @@ func install(ctx context.Context, t *task, img *image, name string, number uint3
 		for _, s := range done.Sources {
 			from = append(from, s.Source)
 		}
-		img.tell(Installed, "installed %s in %s, from %s", repo.ImageName(done.Name, done.Version), done.Dir, strings.Join(from, " and "))
+		img.tellWith(t.receipt(done), Installed, "installed %s in %s, from %s", repo.ImageName(done.Name, done.Version), done.Dir, strings.Join(from, " and "))
 	}
 	return err
 }

@@ -100,7 +100,7 @@ func bareMachine(t *testing.T) *machine {
 func (m *machine) newAgent(log *journal) *Agent {
 	a := New(m.host, slog.New(log))
 	a.Times = Times{Look: 5 * time.Millisecond, LookMax: 50 * time.Millisecond,
-		Retry: 10 * time.Millisecond, RetryMax: 200 * time.Millisecond, Patience: time.Hour}
+		Retry: 10 * time.Millisecond, RetryMax: 200 * time.Millisecond, Patience: time.Hour, Poll: time.Hour, Tick: 5 * time.Millisecond}
 	return a
 }
 

@@ -21,10 +21,17 @@ const (
 	Waiting   Event = 4 // a package is not there, or not complete, yet
 	Failed    Event = 5 // something has to be mended; it is tried again
 	Warned    Event = 6 // something was wrong, and the work went on
+
+	Suggested  Event = 7  // there is a later version, which the user may install
+	Updated    Event = 8  // a later version was installed
+	Staged     Event = 9  // a version was pre-staged ahead of its release
+	Removed    Event = 10 // a version was removed that is not kept
+	PolicyUsed Event = 11 // another policy holds from now on
 )
 
 var eventNames = map[Event]string{Started: "started", Stopped: "stopped", Installed: "installed",
-	Waiting: "waiting", Failed: "failed", Warned: "warned"}
+	Waiting: "waiting", Failed: "failed", Warned: "warned", Suggested: "suggested", Updated: "updated", Staged: "staged",
+	Removed: "removed", PolicyUsed: "policy"}
 
 // String returns the event's name in logs.
 func (e Event) String() string { return eventNames[e] }
@@ -58,7 +65,10 @@ type teller struct {
 	told  map[string]bool
 }
 
-func (t *teller) tell(e Event, format string, args ...any) {
+func (t *teller) tell(e Event, format string, args ...any) { t.tellWith(nil, e, format, args...) }
+
+// tellWith is tell with more to say to the server.
+func (t *teller) tellWith(more []slog.Attr, e Event, format string, args ...any) {
 	message := fmt.Sprintf(format, args...)
 	key := e.String() + numbers.ReplaceAllString(message, "#")
 	if t.told[key] {
@@ -70,8 +80,9 @@ func (t *teller) tell(e Event, format string, args ...any) {
 	t.told[key] = true
 	attrs := []slog.Attr{slog.Any(EventKey, e)}
 	if t.image != "" {
-		attrs = append(attrs, slog.String("image", t.image))
+		attrs = append(attrs, slog.String(imageKey, t.image))
 	}
+	attrs = append(attrs, more...)
 	t.log.LogAttrs(context.Background(), e.level(), message, attrs...)
 }
 

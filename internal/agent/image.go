@@ -11,6 +11,7 @@ import (
 
 	"prestage/ckm"
 	"prestage/internal/host"
+	"prestage/internal/policy"
 	"prestage/internal/repo"
 )
 
@@ -76,10 +77,13 @@ func (a *Agent) scan(ctx context.Context, staged string) (map[string][]version, 
 
 // assigned returns the names of the images that the machine is to have.
 func (t *task) assigned() []string {
-	if len(t.settings.Images) > 0 {
-		return t.settings.Images
+	names := slices.Clone(t.settings.Images)
+	if t.known != nil {
+		names = append(names, t.known.assigned(t.machine)...)
 	}
-	var names []string
+	if len(t.settings.Images) > 0 {
+		return names
+	}
 	for name := range t.packages {
 		names = append(names, name)
 	}
@@ -87,10 +91,18 @@ func (t *task) assigned() []string {
 	return names
 }
 
+// rule is the policy for an image on the machine, which may ask nothing.
+func (t *task) rule(name string) (r policy.Rule) {
+	if t.known != nil {
+		r, _ = t.known.rule(name, t.machine)
+	}
+	return r
+}
+
 // fingerprint changes with whatever the installation of an image depends on.
 func (t *task) fingerprint(name string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%q %q %q %q", t.settings.VMSFolder, t.staged, t.settings.Server, t.settings.TrustedKeys)
+	fmt.Fprintf(&b, "%q %q %q %q %v", t.settings.VMSFolder, t.staged, t.settings.Server, t.settings.TrustedKeys, t.rule(name))
 	for _, v := range t.packages[name] {
 		for _, f := range []*host.Info{v.index, v.data} {
 			if f != nil {
@@ -104,12 +116,13 @@ func (t *task) fingerprint(name string) string {
 // pick chooses the version to install, 0 for the latest that there is anywhere.
 // When nothing is ready, it says why, unless that is not worth telling.
 func (a *Agent) pick(ctx context.Context, t *task, img *image, name string) (number uint32, ready bool, why string) {
-	list := t.packages[name]
+	released := t.rule(name).Version // what is later is there ahead of its release
+	list := slices.DeleteFunc(slices.Clone(t.packages[name]), func(v version) bool { return released > 0 && v.number > released })
 	stalled := time.Since(img.since) > a.Times.Patience
 	for i, v := range list {
 		unfinished, reason := a.unfinished(ctx, t, name, v)
 		switch {
-		case !unfinished && i == 0:
+		case !unfinished && i == 0 && released == 0:
 			return 0, true, ""
 		case !unfinished:
 			return v.number, true, ""
@@ -120,7 +133,7 @@ func (a *Agent) pick(ctx context.Context, t *task, img *image, name string) (num
 		}
 	}
 	if t.settings.Server != "" {
-		return 0, true, ""
+		return released, true, ""
 	}
 	if len(list) == 0 {
 		why = fmt.Sprintf("it is not in the pre-stage folder %s yet", t.staged)

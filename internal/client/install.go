@@ -48,13 +48,15 @@ type Install struct {
 
 // Installed says what Run did.
 type Installed struct {
-	Name    string   `json:"name"`
-	Version uint32   `json:"version"`
-	Dir     string   `json:"dir"`     // holds the image's files
-	Already bool     `json:"already"` // it was installed before
-	Size    uint64   `json:"size"`    // of the image, bytes
-	Sources []Supply `json:"sources"`
-	Reused  []Supply `json:"reused,omitempty"` // what was here already
+	Name    string `json:"name"`
+	Version uint32 `json:"version"`
+	Dir     string `json:"dir"`     // holds the image's files
+	Already bool   `json:"already"` // it was installed before
+	Size    uint64 `json:"size"`    // of the image, bytes
+	// PackageDigest is of the package that it was installed from just now.
+	PackageDigest string   `json:"package_digest,omitempty"`
+	Sources       []Supply `json:"sources"`
+	Reused        []Supply `json:"reused,omitempty"` // what was here already
 
 	index int64 // bytes of the INDEX that were fetched
 }
@@ -227,7 +229,7 @@ func (in *Install) build(ctx context.Context, x *ckm.Index, encoded []byte) (*In
 	if err := os.Chmod(partial, 0o755); err != nil {
 		return nil, err
 	}
-	installed := &Installed{Name: x.Name, Version: x.Version, Dir: in.Store.ImageDir(x.Name, x.Version), Size: x.ImageSize(), Sources: []Supply{}, index: in.indexFetched}
+	installed := &Installed{Name: x.Name, Version: x.Version, Dir: in.Store.ImageDir(x.Name, x.Version), Size: x.ImageSize(), PackageDigest: x.Digest().String(), Sources: []Supply{}, index: in.indexFetched}
 	for i, n := range fetch.Fetched {
 		if n > 0 {
 			installed.Sources = append(installed.Sources, Supply{fetch.Sources[i].Name, n})

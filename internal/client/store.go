@@ -143,6 +143,9 @@ type InstalledImage struct {
 	Version uint32 `json:"version"`
 	Dir     string `json:"dir"`  // holds the image's files
 	Size    uint64 `json:"size"` // bytes
+	// PackageDigest is of the package that it was installed from, "" if its index
+	// cannot be read.
+	PackageDigest string `json:"package_digest,omitempty"`
 	// Verified is when it was installed, every chunk checked. What its user
 	// has changed since, verifying it anew tells.
 	Verified time.Time `json:"verified"`
@@ -170,7 +173,7 @@ func (s *Store) List() (list []InstalledImage, problems []error) {
 				i.Verified = st.ModTime().UTC()
 			}
 			if h, _, err := s.head(e.Name(), v); err == nil {
-				i.Size = h.ImageSize()
+				i.Size, i.PackageDigest = h.ImageSize(), h.Digest.String()
 			}
 			list = append(list, i)
 		}

@@ -145,6 +145,10 @@ func (u *Update) old(version uint32) []uint32 {
 	return versions
 }
 
+// Tidy removes the versions before Version that Keep does not spare, and returns
+// them.
+func (u *Update) Tidy(ctx context.Context) ([]uint32, error) { return u.removeOld(ctx) }
+
 // removeOld removes all versions before but those to keep.
 func (u *Update) removeOld(ctx context.Context) (removed []uint32, err error) {
 	old := u.old(u.Version)

@@ -93,10 +93,37 @@ const (
 
 // Trim makes an event fit to be sent.
 func (e *Event) Trim() {
-	e.Time = e.Time.UTC().Truncate(time.Millisecond)
+	if e.Time = e.Time.UTC().Truncate(time.Millisecond); !timely(e.Time) { // a clock that was never set
+		e.Time = time.Unix(0, 0).UTC()
+	}
+	if e.Severity != Warning && e.Severity != Error {
+		e.Severity = Information
+	}
+	if ckm.CheckName(e.Image) != nil {
+		e.Image = ""
+	}
+	e.Fetched = max(e.Fetched, 0)
 	e.Description = shown(e.Description, MaxDescription)
 	for _, s := range []*string{&e.Category, &e.User, &e.Image, &e.Digest} {
 		*s = shown(*s, maxWord)
+	}
+}
+
+// Trim makes a report fit to be sent: a server would refuse all of it for one thing
+// that is wrong.
+func (r *Report) Trim() {
+	for _, s := range []*string{&r.Host, &r.User, &r.Client, &r.System} {
+		*s = shown(*s, maxWord)
+	}
+	if r.Host == "" {
+		r.Host = "unknown"
+	}
+	r.Held = r.Held[:min(len(r.Held), MaxHeld)]
+	for i := range r.Held {
+		h := &r.Held[i]
+		if h.Digest = shown(h.Digest, maxWord); !timely(h.Time) {
+			h.Time = time.Unix(0, 0).UTC()
+		}
 	}
 }
 
@@ -126,6 +153,9 @@ func acts(r rune) bool { return unicode.Is(unicode.Cc, r) || unicode.Is(unicode.
 func Parse(p []byte) (*Report, error) {
 	if len(p) > MaxReport {
 		return nil, fmt.Errorf("%w: it has more than %d bytes", ErrInvalid, MaxReport)
+	}
+	if err := crowded(p); err != nil {
+		return nil, fmt.Errorf("%w: %v", ErrInvalid, err)
 	}
 	var r Report
 	d := json.NewDecoder(bytes.NewReader(p))

@@ -11,7 +11,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"sync"
 
 	"prestage/internal/durable"
@@ -27,7 +26,7 @@ const Lost Kind = 100
 // Queue keeps a machine's events on its disk until the server has them. Only one
 // process may have it open.
 type Queue struct {
-	dir string
+	base string // of the names of its files
 
 	mu     sync.Mutex
 	state  state
@@ -48,12 +47,13 @@ const (
 	eventsName = "events.jsonl"
 )
 
-// OpenQueue opens the queue in a folder, which is made with it.
-func OpenQueue(dir string) (*Queue, error) {
-	if err := durable.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
-	q := &Queue{dir: dir}
+// QueueFiles returns the files of the queue whose files' paths begin with base.
+func QueueFiles(base string) []string { return []string{base + stateName, base + eventsName} }
+
+// OpenQueue opens the queue whose files' paths begin with base. Their folder must
+// be there.
+func OpenQueue(base string) (*Queue, error) {
+	q := &Queue{base: base}
 	if err := q.readState(); err != nil {
 		return nil, err
 	}
@@ -67,7 +67,7 @@ func OpenQueue(dir string) (*Queue, error) {
 // readState reads who the machine is. Without that it is a new one: what it told
 // before was told by another.
 func (q *Queue) readState() error {
-	b, err := os.ReadFile(filepath.Join(q.dir, stateName))
+	b, err := os.ReadFile(q.base + stateName)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -83,11 +83,11 @@ func (q *Queue) writeState() error {
 	if err != nil {
 		return err
 	}
-	return durable.WriteFile(filepath.Join(q.dir, stateName), b, 0o644)
+	return durable.WriteFile(q.base+stateName, b, 0o644)
 }
 
 func (q *Queue) readEvents() error {
-	b, err := os.ReadFile(filepath.Join(q.dir, eventsName))
+	b, err := os.ReadFile(q.base + eventsName)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -122,7 +122,7 @@ func (q *Queue) rewrite() error {
 		q.file.Close()
 		q.file = nil
 	}
-	path := filepath.Join(q.dir, eventsName)
+	path := q.base + eventsName
 	if err := durable.WriteFile(path, b.Bytes(), 0o644); err != nil {
 		return err
 	}
@@ -245,6 +245,7 @@ type Reporter interface {
 // is the report without events. One is sent even when there are no events.
 func (q *Queue) Deliver(ctx context.Context, to Reporter, base Report) error {
 	base.Machine = q.Machine()
+	base.Trim()
 	for first := true; ; first = false {
 		base.Events = q.Next(MaxEvents / 10)
 		if len(base.Events) == 0 && !first {

@@ -51,7 +51,7 @@ func (s *server) Report(_ context.Context, r *Report) (a Ack, err error) {
 
 // Whatever ends the program, and wherever: what was added arrives, once.
 func TestQueueLosesNothing(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "events")
+	dir := filepath.Join(t.TempDir(), ".agent-")
 	q, err := OpenQueue(dir)
 	must(t, err)
 	machine := q.Machine()
@@ -83,7 +83,7 @@ func TestQueueLosesNothing(t *testing.T) {
 			s.lose = false
 			reopen()
 		case 40: // a line that was cut short
-			f, err := os.OpenFile(filepath.Join(dir, eventsName), os.O_WRONLY|os.O_APPEND, 0)
+			f, err := os.OpenFile(dir+eventsName, os.O_WRONLY|os.O_APPEND, 0)
 			must(t, err)
 			_, err = f.WriteString(`{"number":100000,"desc`)
 			must(t, err)
@@ -107,7 +107,7 @@ func TestQueueLosesNothing(t *testing.T) {
 }
 
 func TestQueueHasABound(t *testing.T) {
-	q, err := OpenQueue(t.TempDir())
+	q, err := OpenQueue(filepath.Join(t.TempDir(), "q-"))
 	must(t, err)
 	for range most {
 		q.events = append(q.events, some("old"))
@@ -129,9 +129,10 @@ func TestQueueHasABound(t *testing.T) {
 func TestTrim(t *testing.T) {
 	for _, text := range []string{"", "plain", "two\nlines", "\x1b[31mred", "\u202eright to left", strings.Repeat("ü", 2*MaxDescription), "\xff\xfe"} {
 		e := some(text)
-		e.Number, e.User, e.Category = 1, text, text
+		e.Number, e.User, e.Category, e.Image, e.Severity, e.Fetched = 1, text, text, text, Severity(text), -1
 		e.Trim()
-		r := Report{Machine: "m", Host: "h", Time: e.Time, Events: []Event{e}}
+		r := Report{Machine: "m", Host: text, User: text, Time: e.Time, Events: []Event{e}, Held: []Held{{Image: "a", Version: 1, Digest: text}}}
+		r.Trim()
 		if err := r.check(); err != nil {
 			t.Errorf("%q: %v", text, err)
 		}

@@ -94,7 +94,7 @@ func (r *run) end(e ended) {
 		r.final(i, Interrupted, "the run was interrupted")
 	case errors.Is(s.cut, errWindow) && r.stopped == "":
 		r.cut = append(r.cut, i)
-		_, opens := r.Window.at(now)
+		_, opens := r.Window.At(now)
 		r.on(Event{Kind: EventPostponed, Index: i, Machine: res.Machine, At: opens, Err: errWindow})
 	case errors.Is(s.cut, errWindow):
 		r.final(i, Interrupted, r.stopped)

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"math"
 	"time"
+
+	"prestage/internal/daytime"
 )
 
 // Options say how a run goes.
@@ -18,8 +20,8 @@ type Options struct {
 	// Deadline is until when machines that do not answer are tried again, and
 	// work that the end of the window cut is continued. Zero: it is not.
 	Deadline  time.Time
-	Window    Window        // no machine is worked on outside of it
-	RetryWait time.Duration // before the second attempt, then twice as long each time, 0: DefaultRetryWait
+	Window    daytime.Window // no machine is worked on outside of it
+	RetryWait time.Duration  // before the second attempt, then twice as long each time, 0: DefaultRetryWait
 	// Stall is how long an attempt may report no progress before it is cut and
 	// the machine counts as not answering. 0: for ever.
 	Stall time.Duration
@@ -141,7 +143,7 @@ func (r *run) allowed() int {
 
 // begin begins as many attempts as may run.
 func (r *run) begin(now time.Time) {
-	open, opens := r.Window.at(now)
+	open, opens := r.Window.At(now)
 	if !open && r.pending() && !r.paused {
 		r.paused = true
 		r.on(Event{Kind: EventPaused, Index: -1, At: opens})
@@ -166,7 +168,7 @@ func (r *run) begin(now time.Time) {
 // watchWindow cuts all attempts at the end of the window. Without a deadline
 // that reaches to the next opening, that is the end of the run.
 func (r *run) watchWindow(now time.Time) {
-	open, change := r.Window.at(now)
+	open, change := r.Window.At(now)
 	if !r.closes.IsZero() && !now.Before(r.closes) {
 		r.closes = time.Time{}
 		for _, s := range r.slots {
@@ -183,7 +185,7 @@ func (r *run) watchWindow(now time.Time) {
 
 // resumes reports whether the window opens again, or is open, before the deadline.
 func (r *run) resumes(now time.Time) bool {
-	if open, change := r.Window.at(now); !open {
+	if open, change := r.Window.At(now); !open {
 		now = change
 	}
 	return now.Before(r.Deadline)
@@ -207,7 +209,7 @@ func (r *run) watchSlots(now time.Time) {
 func (r *run) sleep(now time.Time) time.Duration {
 	d := time.Duration(math.MaxInt64)
 	until := func(t time.Time) { d = min(d, max(t.Sub(now), 0)) }
-	if open, change := r.Window.at(now); !change.IsZero() {
+	if open, change := r.Window.At(now); !change.IsZero() {
 		d = time.Minute
 		if open {
 			change = r.closes

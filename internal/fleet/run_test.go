@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"prestage/internal/daytime"
 	"prestage/internal/host"
 )
 
@@ -112,8 +113,8 @@ func TestRun(t *testing.T) {
 	local := time.Local
 	time.Local = time.UTC
 	defer func() { time.Local = local }()
-	window := func(s string) Window {
-		w, err := ParseWindow(s)
+	window := func(s string) daytime.Window {
+		w, err := daytime.Parse(s)
 		if err != nil {
 			t.Fatal(err)
 		}

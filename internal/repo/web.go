@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"prestage/ckm"
@@ -21,6 +22,9 @@ type Web struct {
 	base   *url.URL // ends with /
 	login  login
 	client *http.Client
+
+	mu   sync.Mutex
+	kept map[string]keptFile // of files that are asked for again and again
 
 	// Stall is how long a server may send nothing before the request is given
 	// up and made anew, Retries how often that may happen in a row.
@@ -78,7 +82,7 @@ func (r *Web) String() string { return r.base.String() }
 
 // List implements Repository by the server's catalog.json.
 func (r *Web) List(ctx context.Context) ([]Entry, error) {
-	b, err := r.get(ctx, CatalogName, maxCatalog, nil)
+	b, err := r.getAgain(ctx, CatalogName, maxCatalog)
 	if errors.Is(err, ErrNotFound) {
 		return nil, fmt.Errorf("%w; run \"prestage catalog\" on the folder that the server serves, or name the version (NAME:N)", err)
 	}
@@ -115,6 +119,40 @@ func (r *Web) get(ctx context.Context, file string, limit int64, check func(head
 		if !errors.Is(err, errChanged) || tries >= r.Retries {
 			return b, err
 		}
+	}
+}
+
+// keptFile is a file as a server sent it.
+type keptFile struct {
+	etag string
+	data []byte
+}
+
+// getAgain is get for a file that is asked for again and again: it is sent only if
+// it has changed. What it returns must not be changed.
+func (r *Web) getAgain(ctx context.Context, file string, limit int64) ([]byte, error) {
+	r.mu.Lock()
+	kept := r.kept[file]
+	r.mu.Unlock()
+	for tries := 0; ; tries++ {
+		f := r.file(file)
+		f.have = kept.etag
+		b, err := f.readAll(ctx, limit, nil)
+		switch {
+		case errors.Is(err, errHave):
+			return kept.data, nil
+		case errors.Is(err, errChanged) && tries < r.Retries:
+			continue
+		case err != nil:
+			return nil, err
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.kept == nil {
+			r.kept = map[string]keptFile{}
+		}
+		r.kept[file] = keptFile{f.etag, b}
+		return b, nil
 	}
 }
 

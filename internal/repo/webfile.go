@@ -25,6 +25,8 @@ type webFile struct {
 	size     int64        // of the first answer, -1 if it did not say
 	noRanges bool         // likewise
 	opened   bool         // the first answer is there: size and noRanges stay as they are
+	have     string       // ETag of a copy that need not be sent again
+	etag     string       // of what readAll has read
 }
 
 func (f *webFile) String() string       { return f.url }
@@ -56,7 +58,7 @@ func (f *webFile) readAll(ctx context.Context, limit int64, check func(head []by
 	if err != nil && !isCut(err) {
 		return nil, err
 	}
-	head = head[:n]
+	head, f.etag = head[:n], body.etag
 	if check != nil {
 		if err := check(head); err != nil {
 			return nil, err
@@ -91,6 +93,7 @@ type webReader struct {
 	left  int64  // bytes, or -1: up to the end
 	whole bool   // up to the end of a file that must not change meanwhile
 	tag   string // of the file in the first answer
+	etag  string // of the last one
 	end   int64  // size of the file by the last answer, -1 if it did not say
 
 	request  context.Context // of the answer that is being read, or nil
@@ -104,6 +107,9 @@ type webReader struct {
 
 // errStalled is why the watchdog cancels a request.
 var errStalled = errors.New("stalled")
+
+// errHave says that the copy that we have is still the file.
+var errHave = errors.New("not modified")
 
 // errChanged says that a file is not the one that the first answer was about.
 var errChanged = errors.New("the file on the server was replaced while it was read")
@@ -262,6 +268,8 @@ func (r *webReader) open() error {
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", r.off, r.off+r.left-1))
 	} else if r.off > 0 {
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", r.off))
+	} else if r.f.have != "" {
+		req.Header.Set("If-None-Match", r.f.have)
 	}
 	resp, err := r.f.web.client.Do(req)
 	var certificate *tls.CertificateVerificationError
@@ -316,6 +324,8 @@ func (r *webReader) accept(resp *http.Response) error {
 			return errors.New("the server sent the whole file when asked for a part")
 		}
 		return r.pass(r.off)
+	case code == http.StatusNotModified && r.f.have != "":
+		return &fatalError{errHave}
 	case code == http.StatusNotFound, code == http.StatusGone:
 		return fatal("%w (the server answered %s)", ErrNotFound, resp.Status)
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
@@ -368,7 +378,8 @@ func (r *webReader) same(resp *http.Response) error {
 	case "gzip", "x-gzip", "deflate", "compress", "br", "zstd":
 		return &fatalError{unavailable{fmt.Errorf("%s: the server sends it compressed (Content-Encoding: %s), which must be switched off for packages", r.f.url, coding)}}
 	}
-	tag := resp.Header.Get("ETag") + resp.Header.Get("Last-Modified")
+	r.etag = resp.Header.Get("ETag")
+	tag := r.etag + resp.Header.Get("Last-Modified")
 	if r.whole && r.tag != "" && tag != r.tag {
 		return &fatalError{fmt.Errorf("%s: %w", r.f.url, errChanged)}
 	}

@@ -17,8 +17,8 @@ const (
 	// one request.
 	leastPaged = 128 << 10
 	// pageGap is how many bytes between pages are fetched along rather than asking
-	// once more.
-	pageGap = 8 << 10
+	// once more: fewer than of a CKM, because most of an INDEX is what one has.
+	pageGap = 32 << 10
 )
 
 // IndexFrom is r.Index that takes the pages that two versions have in common from

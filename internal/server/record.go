@@ -19,10 +19,12 @@ import (
 // What requests are for, in metrics.
 const (
 	forCatalog = "catalog"
+	forPolicy  = "policy"
 	forListing = "listing"
 	forPackage = "package"
 	forUpload  = "upload"
 	forRemoval = "removal"
+	forEvents  = "events"
 	forOther   = "other"
 )
 

@@ -14,6 +14,7 @@ import (
 	"github.com/zeebo/blake3"
 
 	"prestage/ckm"
+	"prestage/internal/event"
 	"prestage/internal/repo"
 	"prestage/internal/server/access"
 )
@@ -50,6 +51,10 @@ func (s *Server) handler() http.Handler {
 
 func (s *Server) route(w *answer, r *http.Request) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if r.URL.Path == Prefix+event.Path {
+		s.takeReport(w, r)
+		return
+	}
 	if !s.sane(w, r) {
 		return
 	}
@@ -72,6 +77,9 @@ func (s *Server) route(w *answer, r *http.Request) {
 	case name == repo.CatalogName:
 		w.purpose = forCatalog
 		s.list(w, r, "application/json", catalog)
+	case name == repo.PolicyName:
+		w.purpose = forPolicy
+		s.policy(w, r)
 	default:
 		s.file(w, r, name)
 	}
@@ -183,7 +191,29 @@ func (s *Server) list(w *answer, r *http.Request, kind string, render func([]rep
 		s.failShelf(w, r, err)
 		return
 	}
-	b := render(s.readable(entries, w.reader))
+	s.small(w, r, kind, render(s.readable(entries, w.reader)))
+}
+
+// policy answers with what machines are to do. Who may see which packages there are
+// may see that, too.
+func (s *Server) policy(w *answer, r *http.Request) {
+	if !s.gate.MayLook(w.reader) {
+		s.refuse(w)
+		return
+	}
+	b, err := repo.Policy(r.Context(), s.config.Folder)
+	if err == nil && b == nil {
+		err = repo.ErrNotFound
+	}
+	if err != nil {
+		s.failShelf(w, r, err)
+		return
+	}
+	s.small(w, r, "application/json", b)
+}
+
+// small answers with what is asked for again and again.
+func (s *Server) small(w *answer, r *http.Request, kind string, b []byte) {
 	sum := blake3.Sum256(b)
 	w.Header().Set("Content-Type", kind)
 	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")

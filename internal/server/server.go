@@ -37,6 +37,7 @@ type Config struct {
 	Uploads upload.Config
 
 	Requests *slog.Logger // a record of each request, or nil
+	Events   Events       // takes what machines tell, or nil
 }
 
 // Server serves a folder of packages.
@@ -50,6 +51,7 @@ type Server struct {
 	plain  bool          // others could overhear and change what is sent
 
 	metrics *metrics
+	reports *reports
 	watched net.Listener // or nil
 	ready   atomic.Bool  // it answers, and will go on to
 
@@ -64,6 +66,7 @@ func New(c Config) (*Server, error) {
 	c.Access.Certificates = c.TLS.ClientCA != ""
 	s := &Server{config: c, shelf: newShelf(c.Folder, c.Log), pacer: pace.New(c.Limits.Total, c.Limits.Each), patience: usualPatience}
 	s.metrics = newMetrics(s.packages)
+	s.reports = newReports(s.metrics.registry)
 	var err error
 	if s.gate, err = access.New(c.Access, c.Log); err != nil {
 		return nil, err

@@ -34,6 +34,7 @@ const (
 	profileName = "AclProfile"
 	updateName  = "UpdateFromPrestaged"
 	seedsName   = "SeedFolders"
+	hookName    = "UpdateHook"
 	trustName   = "TrustedKeys"
 )
 
@@ -156,6 +157,7 @@ func (r registry) Load() (s Settings, err error) {
 		s.UpdateFromPrestaged = err == nil && n == 1
 		return err
 	})
+	read("UpdateHook", hookName, path(&s.UpdateHook))
 	read("SeedFolders", seedsName, func(v *value) (err error) {
 		s.SeedFolders, err = r.texts(v)
 		return err

@@ -24,6 +24,7 @@ type Settings struct {
 
 	UpdateFromPrestaged bool     `toml:"update_from_prestaged"` // updates may take what they need from the pre-stage folder
 	SeedFolders         []string `toml:"seed_folders"`          // whose files may save downloads; none: those of the system
+	UpdateHook          string   `toml:"update_hook"`           // a program that the agent runs when there is a later version: IMAGE INSTALLED AVAILABLE
 }
 
 // The values of ACLProfile: the rights that the procedure recommends, and those

@@ -1,4 +1,5 @@
-package fleet
+// Package daytime is windows of time in a day, in which work may be done.
+package daytime
 
 import (
 	"fmt"
@@ -6,15 +7,15 @@ import (
 	"time"
 )
 
-// Window is the time of day in which machines may be worked on, in the local
-// time of whoever runs the program. It may go over midnight. The zero Window is
+// Window is a time of day in which work may be done, in the local time of whoever
+// runs the program. It may go over midnight. The zero Window is
 // always open.
 type Window struct {
 	from, to int // minutes after midnight
 }
 
-// ParseWindow reads a window like 22:00-06:00. An empty one is always open.
-func ParseWindow(s string) (w Window, err error) {
+// Parse reads a window like 22:00-06:00. An empty one is always open.
+func Parse(s string) (w Window, err error) {
 	if s == "" {
 		return w, nil
 	}
@@ -36,7 +37,7 @@ func minutes(s string) (int, error) {
 	return t.Hour()*60 + t.Minute(), err
 }
 
-// String returns what ParseWindow reads.
+// String returns what Parse reads.
 func (w Window) String() string {
 	if w == (Window{}) {
 		return ""
@@ -44,9 +45,18 @@ func (w Window) String() string {
 	return fmt.Sprintf("%02d:%02d-%02d:%02d", w.from/60, w.from%60, w.to/60, w.to%60)
 }
 
-// at reports whether the window is open, and when that changes; the zero time
+// MarshalText implements encoding.TextMarshaler.
+func (w Window) MarshalText() ([]byte, error) { return []byte(w.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (w *Window) UnmarshalText(b []byte) (err error) {
+	*w, err = Parse(string(b))
+	return err
+}
+
+// At reports whether the window is open, and when that changes; the zero time
 // stands for never.
-func (w Window) at(now time.Time) (open bool, change time.Time) {
+func (w Window) At(now time.Time) (open bool, change time.Time) {
 	if w == (Window{}) {
 		return true, time.Time{}
 	}

@@ -1,4 +1,4 @@
-package fleet
+package daytime
 
 import (
 	"testing"
@@ -8,7 +8,7 @@ import (
 
 func TestWindow(t *testing.T) {
 	for _, s := range []string{"22", "22:00", "22:00-22:00", "25:00-06:00", "22:00-06:60", "a-b", "-"} {
-		if w, err := ParseWindow(s); err == nil {
+		if w, err := Parse(s); err == nil {
 			t.Errorf("%q became %v", s, w)
 		}
 	}
@@ -32,11 +32,11 @@ func TestWindow(t *testing.T) {
 		{"09:30-12:00", "02 11:00:00", "02 12:00:00", true},
 		{" 9:30-12:00 ", "31 12:00:00", "32", false},
 	} {
-		w, err := ParseWindow(c.window)
+		w, err := Parse(c.window)
 		if err != nil {
 			t.Fatal(err)
 		}
-		open, change := w.at(day(c.now))
+		open, change := w.At(day(c.now))
 		want := day("31 09:30:00").AddDate(0, 0, 1)
 		if c.change != "32" {
 			want = day(c.change)
@@ -44,7 +44,7 @@ func TestWindow(t *testing.T) {
 		if open != c.open || !change.Equal(want) {
 			t.Errorf("%v at %s: open %v until %v", w, c.now, open, change)
 		}
-		if again, err := ParseWindow(w.String()); err != nil || again != w {
+		if again, err := Parse(w.String()); err != nil || again != w {
 			t.Errorf("%v was read as %v, %v", w, again, err)
 		}
 	}
@@ -55,17 +55,17 @@ func TestWindow(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, s := range []string{"22:00-06:00", "01:30-02:30", "02:30-01:30"} {
-		w, err := ParseWindow(s)
+		w, err := Parse(s)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for now := time.Date(2026, 1, 1, 0, 0, 0, 0, newYork); now.Year() == 2026; now = now.Add(17 * time.Minute) {
-			if _, change := w.at(now); !change.After(now) || change.Sub(now) > 25*time.Hour {
+			if _, change := w.At(now); !change.After(now) || change.Sub(now) > 25*time.Hour {
 				t.Fatalf("%v at %v changes at %v", w, now, change)
 			}
 		}
 	}
-	if open, change := (Window{}).at(time.Now()); !open || !change.IsZero() {
+	if open, change := (Window{}).At(time.Now()); !open || !change.IsZero() {
 		t.Error("no window is not always open")
 	}
 }

@@ -1,0 +1,197 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"time"
+
+	"prestage/internal/event"
+	"prestage/internal/repo"
+)
+
+// server is what the agent has of its server. It is asked by a goroutine of its
+// own: what is being fetched may take hours, and the policy may change meanwhile.
+type server struct {
+	mu    sync.Mutex
+	task  *task       // of the round before, nil at first
+	known *Known      // nil when there is no server
+	tied  *permission // what is at work now, or nil
+
+	wake chan struct{} // there is something new
+
+	// Of the goroutine that asks:
+	teller
+	repository repo.Repository
+	address    string
+	next       time.Time // when it is asked again
+	fails      int
+	asked      time.Time // time of the file that asks for a poll, when that was last seen
+	noEvents   bool      // the server takes none
+}
+
+// permission is for work that a policy allows.
+type permission struct {
+	holds  func(*Known) bool
+	cancel context.CancelCauseFunc
+}
+
+// errWithdrawn is why work is cut that a policy does not allow any more.
+var errWithdrawn = errors.New("the policy has changed")
+
+// now returns what is known of a task's server.
+func (s *server) now(t *task) *Known {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if t.settings.Server == "" {
+		s.known = nil
+	} else if s.known == nil || s.known.Server != t.settings.Server {
+		trust, _ := t.settings.Trust()
+		s.known = LoadKnown(t.store.String(), t.settings.Server, trust)
+	}
+	s.task = t
+	return s.known
+}
+
+// tie returns a context that ends when what is known of the server does not allow
+// the work any more.
+func (s *server) tie(ctx context.Context, holds func(*Known) bool) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := &permission{holds, cancel}
+	s.tied = p
+	return ctx, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.tied = nil
+		cancel(nil)
+	}
+}
+
+// update changes what is known.
+func (s *server) update(k *Known) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.known = k
+	if s.tied != nil && !s.tied.holds(k) {
+		s.tied.cancel(errWithdrawn)
+	}
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// askServer asks the server again and again, until ctx ends.
+func (a *Agent) askServer(ctx context.Context) {
+	s := &a.server
+	s.log = a.Log
+	for ctx.Err() == nil {
+		s.mu.Lock()
+		t := s.task
+		s.mu.Unlock()
+		if t != nil && t.settings.Server != "" {
+			_, soon := a.queue.take()
+			switch {
+			case a.pollWanted(t) || time.Now().After(s.next):
+				a.poll(ctx, t)
+			case soon:
+				a.deliver(ctx, t)
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(a.Times.Tick):
+		}
+	}
+}
+
+// pollWanted reports whether somebody has asked for a poll since the last time, or
+// the machine has another server now.
+func (a *Agent) pollWanted(t *task) bool {
+	s := &a.server
+	if s.address != t.settings.Server {
+		return true
+	}
+	st, err := os.Stat(statePath(t.store.String(), pollName))
+	if err != nil || st.ModTime().Equal(s.asked) {
+		return false
+	}
+	s.asked = st.ModTime()
+	return true
+}
+
+// poll asks the server for its packages and its policy, and tells it what has
+// happened here.
+func (a *Agent) poll(ctx context.Context, t *task) {
+	s := &a.server
+	err := a.connect(t)
+	var before, now *Known
+	var refused error
+	if err == nil {
+		trust, badKeys := t.settings.Trust()
+		before = s.now(t)
+		if err = badKeys; err == nil {
+			now, refused, err = before.Ask(ctx, s.repository, trust)
+		}
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	if err != nil {
+		// That is how it is for a machine on the road.
+		s.tell(Waiting, "the server cannot be asked: %v; what it said last holds, and it is asked again", err)
+		delay := min(a.Times.Retry<<min(s.fails, 20), a.Times.Poll)
+		s.fails++
+		s.next = time.Now().Add(delay - rand.N(delay/4+1))
+		return
+	}
+	s.fails = 0
+	s.forget()
+	if refused != nil {
+		s.tell(Warned, "%v", refused)
+	}
+	// A tenth of the interval keeps machines that were started together apart.
+	s.next = time.Now().Add(a.Times.Poll - a.Times.Poll/10 + rand.N(a.Times.Poll/5+1))
+	if now.Serial != before.Serial {
+		s.tell(PolicyUsed, "policy %d holds on this machine from now on", now.Serial)
+	}
+	if err := now.save(t.store.String()); err != nil {
+		s.tell(Warned, "what the server says cannot be kept: %v", err)
+	}
+	s.update(now)
+	a.deliver(ctx, t)
+}
+
+// connect opens the server's repository. It is kept, so that only what has changed
+// is sent.
+func (a *Agent) connect(t *task) (err error) {
+	s := &a.server
+	if s.repository != nil && s.address == t.settings.Server {
+		return nil
+	}
+	s.address, s.noEvents, s.fails = t.settings.Server, false, 0
+	s.repository, err = repo.Open(t.settings.Server)
+	return err
+}
+
+// deliver brings the events to the server. What it does not get now it gets with the
+// next poll.
+func (a *Agent) deliver(ctx context.Context, t *task) {
+	s := &a.server
+	to, ok := s.repository.(event.Reporter)
+	queue, _ := a.queue.take()
+	if !ok || queue == nil || s.noEvents {
+		return
+	}
+	switch err := queue.Deliver(ctx, to, a.report(t)); {
+	case errors.Is(err, repo.ErrNotFound):
+		s.noEvents = true
+	case err != nil && ctx.Err() == nil:
+		a.Log.Debug(fmt.Sprintf("the server was not told what happened here: %v", err))
+	}
+}
