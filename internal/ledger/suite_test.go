@@ -310,3 +310,27 @@ func TestHostIsIndexed(t *testing.T) {
 		t.Errorf("the plan is\n%s", plan)
 	}
 }
+
+// Of reports of one machine that are written at once, the last one counts.
+func TestHeldOfTheLastReport(t *testing.T) {
+	onBoth(t, func(t *testing.T, where string) {
+		l := opened(t, where)
+		for _, versions := range [][]uint32{{1, 2}, {2, 3}, {4, 0}, {0, 0}, {0, 5}} { // of two reports; 0 is none
+			var batch []*take
+			for _, v := range versions {
+				r := report("a", 0, 0)
+				if v > 0 {
+					r.Held = []event.Held{{Image: "win11", Version: v, Time: noon}}
+				}
+				batch = append(batch, &take{"", noon, r, make(chan error, 1)})
+			}
+			l.keepAll(batch)
+			for _, t2 := range batch {
+				must(t, <-t2.done)
+			}
+			if got := standings(t, l, Filter{}); len(got) != 1 || got[0].Version != versions[1] {
+				t.Errorf("%v: %+v", versions, got)
+			}
+		}
+	})
+}

@@ -139,11 +139,15 @@ func (l *Ledger) keep(ctx context.Context, batch []*take) error {
 		}
 	}
 	events := rows{into: "prestage_events (machine, number, clock, kind, received, severity, category, description, host, person, image, version, digest, fetched)"}
+	held := map[int64][]event.Held{} // by machine; the last report of one counts
 	for _, t := range batch {
 		r := t.report
-		id, err := l.keepMachine(ctx, tx, t)
+		id, changed, err := l.keepMachine(ctx, tx, t)
 		if err != nil {
 			return err
+		}
+		if changed {
+			held[id] = r.Held
 		}
 		for i := range r.Events {
 			e := &r.Events[i]
@@ -151,15 +155,19 @@ func (l *Ledger) keep(ctx context.Context, batch []*take) error {
 				r.Host, cmp.Or(e.User, r.User), e.Image, int64(e.Version), e.Digest, e.Fetched)
 		}
 	}
+	if err := keepHeld(ctx, tx, l.dialect, held); err != nil {
+		return err
+	}
 	if err := events.insert(ctx, tx, l.dialect); err != nil {
 		return err
 	}
 	return tx.Commit()
 }
 
-// keepMachine writes what a machine is and holds, and returns what it is called in
-// other tables.
-func (l *Ledger) keepMachine(ctx context.Context, tx *sql.Tx, t *take) (id int64, err error) {
+// keepMachine writes what a machine is, and returns what it is called in other
+// tables. If it holds something else than before, that is forgotten, for what it
+// holds now to be written.
+func (l *Ledger) keepMachine(ctx context.Context, tx *sql.Tx, t *take) (id int64, changed bool, err error) {
 	r := t.report
 	var had string
 	err = tx.QueryRowContext(ctx, l.dialect.sql(`INSERT INTO prestage_machines (reader, machine, host, person, client, system, seen, clock, held)
@@ -169,24 +177,30 @@ func (l *Ledger) keepMachine(ctx context.Context, tx *sql.Tx, t *take) (id int64
 		RETURNING id, held`), t.reader, r.Machine, r.Host, r.User, r.Client, r.System, t.received.UnixMilli(), r.Time.UnixMilli()).Scan(&id, &had)
 	has := digest(r.Held)
 	if err != nil || has == had {
-		return id, err
+		return id, false, err
 	}
-	if _, err := tx.ExecContext(ctx, l.dialect.sql("DELETE FROM prestage_held WHERE machine = ?"), id); err != nil {
-		return id, err
-	}
-	held := rows{into: "prestage_held (machine, image, version, staged, digest, since)"}
-	for _, h := range r.Held {
-		staged := 0
-		if h.Staged {
-			staged = 1
+	if had != "" {
+		if _, err := tx.ExecContext(ctx, l.dialect.sql("DELETE FROM prestage_held WHERE machine = ?"), id); err != nil {
+			return id, false, err
 		}
-		held.add(id, h.Image, int64(h.Version), staged, h.Digest, h.Time.UnixMilli())
-	}
-	if err := held.insert(ctx, tx, l.dialect); err != nil {
-		return id, err
 	}
 	_, err = tx.ExecContext(ctx, l.dialect.sql("UPDATE prestage_machines SET held = ? WHERE id = ?"), has, id)
-	return id, err
+	return id, true, err
+}
+
+// keepHeld writes what machines hold, of which nothing is there.
+func keepHeld(ctx context.Context, tx *sql.Tx, d *dialect, held map[int64][]event.Held) error {
+	list := rows{into: "prestage_held (machine, image, version, staged, digest, since)"}
+	for id, versions := range held {
+		for _, h := range versions {
+			staged := 0
+			if h.Staged {
+				staged = 1
+			}
+			list.add(id, h.Image, int64(h.Version), staged, h.Digest, h.Time.UnixMilli())
+		}
+	}
+	return list.insert(ctx, tx, d)
 }
 
 // digest tells lists of versions apart, "" is that of none: most reports tell of the
