@@ -109,6 +109,7 @@ func TestQueueLosesNothing(t *testing.T) {
 func TestQueueHasABound(t *testing.T) {
 	q, err := OpenQueue(filepath.Join(t.TempDir(), "q-"))
 	must(t, err)
+	defer q.Close()
 	for range most {
 		q.events = append(q.events, some("old"))
 		q.events[len(q.events)-1].Number = uint64(len(q.events))
