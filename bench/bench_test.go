@@ -222,6 +222,7 @@ func TestRunFillsTheTable(t *testing.T) {
 		"192 MiB + 48 bytes × 3 chunks",
 		"3.0 MiB / 3.0 MiB",
 		"| verify a package | sha256sum | ≤ 0.40 |",
+		"| serve |",
 		"| push over SMB | smbclient put | ≤ 1.11 | – | – | – | – | not measured: missing ip, tc,",
 	} {
 		if !strings.Contains(doc, want) {

@@ -78,6 +78,9 @@ func (b *bench) serving() ([]row, error) {
 	if nginx == "" {
 		return []row{{work: "serve", against: serveAgainst, budget: serveBudget, missing: "not measured: nginx is missing"}}, nil
 	}
+	if _, err := b.output(b.our("serve", "--help")...); err != nil {
+		return []row{{work: "serve", against: serveAgainst, budget: serveBudget, missing: "not measured: this program is no server"}}, nil
+	}
 	// Both servers and the clients need a descriptor for each connection.
 	limit := syscall.Rlimit{Cur: fileDescriptor, Max: fileDescriptor}
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
