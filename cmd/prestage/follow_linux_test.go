@@ -47,7 +47,7 @@ func (f *follower) agent(t *testing.T) {
 // poll has the agent ask the server.
 func (f *follower) poll(t *testing.T) {
 	t.Helper()
-	if out, err := f.client.Command(f.exe, "agent", "poll", "--config", f.config).CombinedOutput(); err != nil {
+	if out, err := f.client.Command(f.exe, "agent", "poll", "--wait", "2m", "--config", f.config).CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s\n%s", err, out, f.log())
 	}
 }
@@ -104,7 +104,7 @@ func TestFollow(t *testing.T) {
 		t.Helper()
 		f.run(t, 0, append([]string{"policy", "set", "win11", "--images", f.repo, "--key", key}, args...)...)
 	}
-	policy("--machines", "*", "--version", "1", "--limit", "4MiB")
+	policy("--machines", "*", "--version", "1", "--limit", "2MiB")
 	f.serve(t)
 
 	// The machine is told where the server is, and whom to trust: that is all.
