@@ -114,12 +114,8 @@ func (r *Web) Index(ctx context.Context, name string, version uint32) ([]byte, e
 // get fetches a whole file of at most limit bytes, whose first ones must
 // please check. A file that is replaced meanwhile is read anew.
 func (r *Web) get(ctx context.Context, file string, limit int64, check func(head []byte) error) ([]byte, error) {
-	for tries := 0; ; tries++ {
-		b, err := r.file(file).readAll(ctx, limit, check)
-		if !errors.Is(err, errChanged) || tries >= r.Retries {
-			return b, err
-		}
-	}
+	f, err := r.read(ctx, file, "", limit, check)
+	return f.data, err
 }
 
 // keptFile is a file as a server sent it.
@@ -134,25 +130,31 @@ func (r *Web) getAgain(ctx context.Context, file string, limit int64) ([]byte, e
 	r.mu.Lock()
 	kept := r.kept[file]
 	r.mu.Unlock()
+	f, err := r.read(ctx, file, kept.etag, limit, nil)
+	if errors.Is(err, errHave) {
+		return kept.data, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.kept == nil {
+		r.kept = map[string]keptFile{}
+	}
+	r.kept[file] = f
+	return f.data, nil
+}
+
+// read reads a whole file, unless its ETag is the one that we have: errHave.
+func (r *Web) read(ctx context.Context, file, have string, limit int64, check func(head []byte) error) (keptFile, error) {
 	for tries := 0; ; tries++ {
 		f := r.file(file)
-		f.have = kept.etag
-		b, err := f.readAll(ctx, limit, nil)
-		switch {
-		case errors.Is(err, errHave):
-			return kept.data, nil
-		case errors.Is(err, errChanged) && tries < r.Retries:
-			continue
-		case err != nil:
-			return nil, err
+		f.have = have
+		b, err := f.readAll(ctx, limit, check)
+		if !errors.Is(err, errChanged) || tries >= r.Retries {
+			return keptFile{f.etag, b}, err
 		}
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if r.kept == nil {
-			r.kept = map[string]keptFile{}
-		}
-		r.kept[file] = keptFile{f.etag, b}
-		return b, nil
 	}
 }
 
