@@ -72,11 +72,18 @@ func (s *server) tie(ctx context.Context, holds func(*Known) bool) (context.Cont
 	}
 }
 
-// update changes what is known.
-func (s *server) update(k *Known) {
+// update changes what is known, and keeps it.
+func (s *server) update(t *task, k *Known) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.known != nil {
+		if s.known.Server != k.Server {
+			return nil // the machine has another one now
+		}
+		k.Ahead = s.known.Ahead // it may have changed while the server was asked
+	}
 	s.known = k
+	err := k.save(t.store.String())
 	if s.tied != nil && !s.tied.holds(k) {
 		s.tied.cancel(errWithdrawn)
 	}
@@ -84,6 +91,7 @@ func (s *server) update(k *Known) {
 	case s.wake <- struct{}{}:
 	default:
 	}
+	return err
 }
 
 // askServer asks the server again and again, until ctx ends.
@@ -160,10 +168,9 @@ func (a *Agent) poll(ctx context.Context, t *task) {
 	if now.Serial != before.Serial {
 		s.tell(PolicyUsed, "policy %d holds on this machine from now on", now.Serial)
 	}
-	if err := now.save(t.store.String()); err != nil {
+	if err := s.update(t, now); err != nil {
 		s.tell(Warned, "what the server says cannot be kept: %v", err)
 	}
-	s.update(now)
 	a.deliver(ctx, t)
 }
 

@@ -91,6 +91,7 @@ func TestInterruptPushAndInstall(t *testing.T) {
 		t.Errorf("of %d bytes, %d were moved after 2 MiB were there", pushed[0].Size, pushed[0].Moved)
 	}
 
+	w.must("remove", "vm:1", "--staged") // what is on the machine is not held back by a limit
 	p = w.start("install", "vm", "--limit", "2MiB")
 	p.unfinishedHas(2 << 20)
 	p.interrupt(os.Interrupt)

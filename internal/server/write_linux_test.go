@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -191,6 +192,18 @@ func (s *testServer) has(w workshop, name string, version uint32, there bool) {
 // piece sends a piece.
 func (s *testServer) piece(path string, at, length int, body []byte, header ...string) reply {
 	s.t.Helper()
+	for tries := 0; ; tries++ {
+		r, err := s.tryPiece(path, at, length, body, header...)
+		// A server that refuses a piece need not read it; its answer may be lost then.
+		if tries < 10 && (errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)) {
+			continue
+		}
+		must(s.t, err)
+		return r
+	}
+}
+
+func (s *testServer) tryPiece(path string, at, length int, body []byte, header ...string) (reply, error) {
 	req, err := http.NewRequest("PATCH", "http://"+s.addr+path, bytes.NewReader(body))
 	must(s.t, err)
 	req.Header.Set("Content-Type", repo.UploadType)
@@ -204,11 +217,12 @@ func (s *testServer) piece(path string, at, length int, body []byte, header ...s
 		req.Header.Set(name, value)
 	}
 	resp, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
-	must(s.t, err)
+	if err != nil {
+		return reply{}, err
+	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
-	must(s.t, err)
-	return reply{resp, b}
+	return reply{resp, b}, err
 }
 
 // wants checks an answer.
