@@ -48,7 +48,7 @@ with. What was cut goes on where it was when the same command is run again. With
 				if err != nil {
 					return err
 				}
-				if u.Removed, err = a.keepServed(cmd.Context(), web, u.name, keep); err != nil {
+				if u.Removed, err = keepServed(cmd.Context(), web, u.name, keep); err != nil {
 					return fmt.Errorf("%s is there, but old versions could not be removed: %w", u.Image, err)
 				}
 				done = append(done, *u)
@@ -141,28 +141,16 @@ func (a *app) upload(ctx context.Context, from repo.Repository, to *repo.Web, ar
 }
 
 // keepServed removes the versions of an image from a server but the latest and keep
-// more.
-func (a *app) keepServed(ctx context.Context, r *repo.Web, name string, keep int) (removed []string, err error) {
+// more, or none if keep is less than 0.
+func keepServed(ctx context.Context, r *repo.Web, name string, keep int) (removed []string, err error) {
 	if keep < 0 {
 		return nil, nil
 	}
-	entries, err := r.List(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var versions []uint32 // in ascending order
-	for _, e := range entries {
-		if e.Name == name {
-			versions = append(versions, e.Version)
-		}
-	}
-	for _, v := range versions[:max(0, len(versions)-1-keep)] {
-		if err := r.Remove(ctx, name, v); err != nil && !errors.Is(err, repo.ErrNotFound) {
-			return removed, err
-		}
+	versions, err := repo.Prune(ctx, r, name, keep)
+	for _, v := range versions {
 		removed = append(removed, repo.ImageName(name, v))
 	}
-	return removed, nil
+	return removed, err
 }
 
 // uploadsConfig returns what bounds uploads to a server.

@@ -227,7 +227,7 @@ func (s *Store) prune(ctx context.Context, name string, latest uint32) {
 	if s.c.Keep < 0 {
 		return
 	}
-	removed, err := Prune(ctx, s.c.Folder, name, s.c.Keep)
+	removed, err := repo.Prune(ctx, s.c.Folder, name, s.c.Keep)
 	for _, v := range removed {
 		s.c.Log.Info(fmt.Sprintf("%s is removed: it is older than the %d versions that stay besides the latest", repo.ImageName(name, v), s.c.Keep))
 	}
@@ -237,25 +237,4 @@ func (s *Store) prune(ctx context.Context, name string, latest uint32) {
 	if slices.Contains(removed, latest) {
 		s.c.Log.Warn(fmt.Sprintf("%s was uploaded, but there are later versions, and it is not to be kept", repo.ImageName(name, latest)))
 	}
-}
-
-// Prune removes all versions of an image but the latest and keep more.
-func Prune(ctx context.Context, r *repo.Folder, name string, keep int) (removed []uint32, err error) {
-	entries, err := r.List(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var versions []uint32 // in ascending order
-	for _, e := range entries {
-		if e.Name == name {
-			versions = append(versions, e.Version)
-		}
-	}
-	for _, v := range versions[:max(0, len(versions)-1-keep)] {
-		if err := r.Remove(ctx, name, v); err != nil && !errors.Is(err, repo.ErrNotFound) {
-			return removed, err
-		}
-		removed = append(removed, v)
-	}
-	return removed, nil
 }
