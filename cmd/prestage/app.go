@@ -311,14 +311,8 @@ func limitFlag(cmd *cobra.Command, into *string) {
 }
 
 func limiter(s string) (*rate.Limiter, error) {
-	if s == "" {
-		return nil, nil
-	}
 	n, err := byteRate("--limit", s)
-	if err != nil {
-		return nil, err
-	}
-	return rate.NewLimiter(rate.Limit(n), int(min(n, 1<<20))), nil
+	return client.Limiter(n), err
 }
 
 // byteRate reads a number of bytes a second; 0, for none, if s is empty.

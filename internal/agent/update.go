@@ -12,22 +12,12 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"prestage/internal/client"
 	"prestage/internal/policy"
 	"prestage/internal/prestage"
 	"prestage/internal/progress"
 	"prestage/internal/repo"
 )
-
-// limiter keeps to so many bytes a second, 0 for any.
-func limiter(n int64) *rate.Limiter {
-	if n == 0 {
-		return nil
-	}
-	return rate.NewLimiter(rate.Limit(n), int(min(n, 1<<20)))
-}
 
 // followPolicy does what the policy asks besides the first version of each image:
 // updates, packages that are fetched ahead, and versions that are removed. It
@@ -190,7 +180,7 @@ func (a *Agent) from(t *task, img *image, name string, version uint32, r *policy
 	if err != nil {
 		return nil, err
 	}
-	in := &client.Install{Name: name, Version: version, Store: t.store, Trust: trust, Limit: limiter(r.Limit),
+	in := &client.Install{Name: name, Version: version, Store: t.store, Trust: trust, Limit: client.Limiter(r.Limit),
 		SeedFolders: t.settings.SeedFolders, Full: r.TrimTransfer != nil && !*r.TrimTransfer, Meter: meter{progress.Discard, &img.teller}}
 	if len(r.SeedFolders) > 0 {
 		in.SeedFolders = r.SeedFolders
@@ -249,7 +239,7 @@ func (a *Agent) stageAhead(ctx context.Context, t *task, name string, current ma
 		if err != nil {
 			return err
 		}
-		pushed, err := prestage.Push(ctx, a.Host, server, name, r.Ahead, prestage.PushOptions{Trust: trust, Limit: limiter(r.Limit)})
+		pushed, err := prestage.Push(ctx, a.Host, server, name, r.Ahead, prestage.PushOptions{Trust: trust, Limit: client.Limiter(r.Limit)})
 		if cause := context.Cause(ctx); err != nil && cause != nil {
 			return cause
 		}

@@ -46,6 +46,14 @@ type Install struct {
 	indexFetched int64 // bytes of INDEXes that were read
 }
 
+// Limiter keeps to so many bytes a second; 0 is no limit.
+func Limiter(n int64) *rate.Limiter {
+	if n == 0 {
+		return nil
+	}
+	return rate.NewLimiter(rate.Limit(n), int(min(n, 1<<20)))
+}
+
 // Installed says what Run did.
 type Installed struct {
 	Name    string `json:"name"`
