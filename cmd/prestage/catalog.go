@@ -10,7 +10,8 @@ import (
 )
 
 func (a *app) catalogCommand() *cobra.Command {
-	return &cobra.Command{
+	var iis bool
+	cmd := &cobra.Command{
 		Use:   "catalog DIR",
 		Short: "Write catalog.json, which tells clients of a web server what the folder holds",
 		Args:  exactly(1, "one DIR"),
@@ -26,10 +27,17 @@ func (a *app) catalogCommand() *cobra.Command {
 			if err := r.WriteCatalog(cmd.Context()); err != nil {
 				return err
 			}
+			if iis {
+				if err := r.WriteWebConfig(); err != nil {
+					return err
+				}
+			}
 			path := r.Path(repo.CatalogName)
 			return a.report(map[string]any{"catalog": path, "images": len(entries)}, func(w io.Writer) {
 				fmt.Fprintf(w, "wrote %s with %s\n", path, count(len(entries), "image"))
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&iis, "iis", false, "write web.config too: Internet Information Services serves only what that names")
+	return cmd
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -956,8 +957,18 @@ func TestWebHopeless(t *testing.T) {
 	s.StartTLS()
 	defer s.Close()
 	plain := serve(t, page)
+	cert, key := testenv.NewAuthority(t).Issue(t, "127.0.0.1", -time.Hour)
+	old, err := tls.LoadX509KeyPair(cert, key)
+	must(t, err)
+	expired := httptest.NewUnstartedServer(http.HandlerFunc(page))
+	expired.Config.ErrorLog = s.Config.ErrorLog
+	expired.TLS = &tls.Config{Certificates: []tls.Certificate{old}}
+	expired.StartTLS()
+	defer expired.Close()
 	for name, c := range map[string]struct{ address, says string }{
 		"an unknown certificate": {s.URL, "certificate"},
+		"an expired certificate": {expired.URL, "has expired or is not yet valid: current time "},
+		"what to do about it":    {expired.URL, "renew the server's certificate, unless this machine's clock is wrong"},
 		"no https":               {strings.Replace(plain.URL, "http:", "https:", 1), "HTTP response to HTTPS client"},
 		"no http":                {strings.Replace(s.URL, "https:", "http:", 1), "400"},
 	} {

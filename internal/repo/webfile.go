@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -273,6 +274,9 @@ func (r *webReader) open() error {
 	}
 	resp, err := r.f.web.client.Do(req)
 	var certificate *tls.CertificateVerificationError
+	if invalid := (x509.CertificateInvalidError{}); errors.As(err, &invalid) && invalid.Reason == x509.Expired {
+		err = fmt.Errorf("%w; renew the server's certificate, unless this machine's clock is wrong", err)
+	}
 	if errors.As(err, &certificate) || errors.Is(err, http.ErrSchemeMismatch) || isRefused(err) {
 		return &fatalError{unavailable{fmt.Errorf("%s: %w", r.f.url, err)}}
 	}

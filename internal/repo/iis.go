@@ -1,0 +1,35 @@
+package repo
+
+import (
+	"bytes"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"prestage/internal/durable"
+)
+
+// WebConfigName is the file by which Internet Information Services (IIS) is told how to
+// serve a folder.
+const WebConfigName = "web.config"
+
+//go:embed web.config
+var webConfig []byte
+
+// WriteWebConfig writes what IIS needs to serve the folder: it does not serve files
+// whose extensions it does not know. A file that somebody else wrote is not touched,
+// which is an error.
+func (r *Folder) WriteWebConfig() error {
+	path := r.Path(WebConfigName)
+	switch b, err := os.ReadFile(path); {
+	case err == nil && bytes.Equal(b, webConfig):
+		return nil
+	case err == nil && !bytes.Contains(b, []byte(`Written by "prestage catalog"`)):
+		return fmt.Errorf("%s is there already, and is not from prestage: move it away, run this again, and put both together by hand", path)
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	return durable.WriteFile(path, webConfig, 0o644)
+}
