@@ -33,17 +33,19 @@ type Keeper struct {
 	cancel context.CancelFunc
 	ended  chan struct{}
 	waits  waits
+	clock  *clock
 }
 
 // waits is how long a keeper waits.
 type waits struct {
 	again, againMost time.Duration // before it tries to open a database that could not be opened
 	prune            time.Duration // between times of forgetting
+	even             time.Duration // that a clock must not have been set ahead before it says what is old
 	repeat           time.Duration // before it says again what goes wrong
 	first            time.Duration // for the database, before the server starts without
 }
 
-var usualWaits = waits{again: time.Second, againMost: time.Minute, prune: time.Hour, repeat: 10 * time.Minute, first: 3 * time.Second}
+var usualWaits = waits{again: time.Second, againMost: time.Minute, prune: time.Hour, even: time.Hour, repeat: 10 * time.Minute, first: 3 * time.Second}
 
 // Keep begins to keep the ledger at where, see Open. Events that are older than
 // oldest are forgotten, if it is not 0. What goes wrong with the database is told to
@@ -59,7 +61,7 @@ func keep(where string, oldest time.Duration, log *slog.Logger, w waits) (*Keepe
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	k := &Keeper{where: where, place: p, oldest: oldest, log: log, why: ErrBusy, waits: w, broken: make(chan struct{}, 1), tried: make(chan struct{}), cancel: cancel, ended: make(chan struct{})}
+	k := &Keeper{where: where, place: p, oldest: oldest, log: log, why: ErrBusy, waits: w, clock: newClock(), broken: make(chan struct{}, 1), tried: make(chan struct{}), cancel: cancel, ended: make(chan struct{})}
 	go k.run(ctx)
 	select {
 	case <-k.tried:
@@ -218,10 +220,13 @@ func (k *Keeper) use(ctx context.Context, doubt bool, opened func()) error {
 }
 
 func (k *Keeper) prune(ctx context.Context, l *Ledger) {
-	if k.oldest <= 0 {
+	// A clock that was set to another year by mistake, or that is not set yet, would
+	// have all of them forgotten.
+	now, even := k.clock.runsEvenly(k.waits.even)
+	if k.oldest <= 0 || !even {
 		return
 	}
-	n, err := l.Prune(ctx, time.Now().Add(-k.oldest))
+	n, err := l.Prune(ctx, now.Add(-k.oldest))
 	if err != nil && ctx.Err() == nil {
 		k.complain(fmt.Errorf("forgetting old events: %w", err))
 	}
