@@ -229,8 +229,10 @@ func TestEventsOnAFullDisk(t *testing.T) {
 	if _, err := w.List(t.Context()); err != nil {
 		t.Errorf("packages: %v", err)
 	}
-	if strings.Count(s.said(), "make room") != 1 {
-		t.Errorf("it says:\n%s", s.said())
+	// Said when it begins, not for each report: a small one may find room in between.
+	said := s.said()
+	if n := strings.Count(said, "make room") - strings.Count(said, "taken again"); n != 0 && n != 1 {
+		t.Errorf("it says:\n%s", said)
 	}
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)

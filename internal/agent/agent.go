@@ -41,7 +41,7 @@ type Times struct {
 	Settle          time.Duration // a file that was written to so shortly ago may still be growing
 	Patience        time.Duration // a package that has not grown so long does not keep others, or the server, from being used
 	Poll            time.Duration // between questions to the server
-	Tick            time.Duration // between looks whether somebody wants it asked now
+	Tick            time.Duration // between looks whether somebody wants it asked now, and whether work is still allowed
 }
 
 // DefaultTimes are those of a machine that somebody works with.
@@ -55,6 +55,7 @@ type Agent struct {
 	Host  host.Host
 	Log   *slog.Logger
 	Times Times
+	Now   func() time.Time // the time of day, as policies mean it
 
 	Machine string // the name by which policies know the machine
 	Version string // of the program, for the server
@@ -78,7 +79,7 @@ type Agent struct {
 
 // New returns the agent of a host, with DefaultTimes.
 func New(h host.Host, log *slog.Logger) *Agent {
-	a := &Agent{Host: h, Times: DefaultTimes(), images: map[string]*image{}, ahead: map[string]uint32{}, queue: &queueHolder{}}
+	a := &Agent{Host: h, Times: DefaultTimes(), Now: time.Now, images: map[string]*image{}, ahead: map[string]uint32{}, queue: &queueHolder{}}
 	a.Log = slog.New(recorder{log.Handler(), a.queue})
 	a.server.wake = make(chan struct{}, 1)
 	a.Machine, _ = os.Hostname() // without a name, only policies for all machines mean it

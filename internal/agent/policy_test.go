@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"prestage/ckm"
+	"prestage/internal/daytime"
 	"prestage/internal/event"
 	"prestage/internal/policy"
 	"prestage/internal/repo"
@@ -282,6 +283,63 @@ func TestWithdrawn(t *testing.T) {
 	}
 	s.ask("win11", func(r *policy.Rule) { r.Update, r.Limit = policy.Force, 0 })
 	m.eventually("version 2 is installed", func() bool { return m.has(v[1]) })
+}
+
+// Machines sleep, and their clocks are set: what a window allows ends with it all the
+// same.
+func TestClockJumps(t *testing.T) {
+	s := newSite(t)
+	v := versions(t, 3)
+	s.publish(v[0])
+	window, err := daytime.Parse("22:00-06:00")
+	must(t, err)
+	s.ask("win11", func(r *policy.Rule) { r.Update, r.Version, r.Window = policy.Force, 1, window })
+	m := s.newMachine()
+	m.agent.Times.LookMax = 50 * time.Millisecond
+	var clock atomic.Int64
+	set := func(hour int) { clock.Store(time.Date(2026, 12, 1, hour, 0, 0, 0, time.Local).UnixNano()) }
+	m.agent.Now = func() time.Time { return time.Unix(0, clock.Load()) }
+	set(23)
+	m.start()
+	m.installs(v[0])
+	working := func() bool {
+		m.agent.server.mu.Lock()
+		defer m.agent.server.mu.Unlock()
+		return m.agent.server.tied != nil
+	}
+	s.publish(v[1])
+	s.publish(v[2])
+	for _, ask := range []func(r *policy.Rule){
+		func(r *policy.Rule) { r.Ahead, r.Limit = 3, 50<<10 },
+		func(r *policy.Rule) { r.Version, r.Ahead = 2, 0 },
+	} {
+		set(23)
+		s.ask("win11", ask)
+		must(t, RequestPoll(m.store))
+		m.eventually("it is at work", working)
+		set(33) // next morning
+		m.eventually("the work ends", func() bool { return !working() })
+		m.rests()
+		if _, err := os.Stat(m.data(v[2])); err == nil || m.has(v[1]) {
+			t.Error("the work was done outside of its window")
+		}
+	}
+	m.tells(Waiting, "the window 22:00-06:00 is closed")
+	s.ask("win11", func(r *policy.Rule) { r.Limit = 0 })
+	set(47)
+	m.eventually("version 2 is installed", func() bool { return m.has(v[1]) })
+}
+
+// A time is over when the clock says so, or when it has gone by.
+func TestPassed(t *testing.T) {
+	now := time.Now()
+	if passed(now.Add(time.Second), now) || !passed(now.Add(-time.Second), now) {
+		t.Error("the clock is not heeded")
+	}
+	slept := now.Round(0).Add(time.Hour) // as if no time had gone by
+	if !passed(now.Add(time.Minute), slept) {
+		t.Error("the clock is not heeded by a machine that slept")
+	}
 }
 
 // Whose policy counts.

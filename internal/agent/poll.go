@@ -40,7 +40,7 @@ type permission struct {
 }
 
 // errWithdrawn is why work is cut that a policy does not allow any more.
-var errWithdrawn = errors.New("the policy has changed")
+var errWithdrawn = errors.New("the policy does not allow it now")
 
 // now returns what is known of a task's server.
 func (s *server) now(t *task) *Known {
@@ -57,18 +57,40 @@ func (s *server) now(t *task) *Known {
 }
 
 // tie returns a context that ends when what is known of the server does not allow
-// the work any more.
-func (s *server) tie(ctx context.Context, holds func(*Known) bool) (context.Context, func()) {
+// the work any more. That is asked anew when the server says something else, and
+// after each while, as time allows and forbids too: timers do not see that a machine
+// slept, or that its clock was set.
+func (s *server) tie(ctx context.Context, while time.Duration, holds func(*Known) bool) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	p := &permission{holds, cancel}
-	s.tied = p
+	s.tied = &permission{holds, cancel}
+	s.mu.Unlock()
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(while):
+				s.mu.Lock()
+				s.checkTied()
+				s.mu.Unlock()
+			}
+		}
+	})
 	return ctx, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.tied = nil
 		cancel(nil)
+		watch.Wait()
+		s.mu.Lock()
+		s.tied = nil
+		s.mu.Unlock()
+	}
+}
+
+// checkTied ends what is at work if that is not allowed any more.
+func (s *server) checkTied() {
+	if s.tied != nil && s.known != nil && !s.tied.holds(s.known) {
+		s.tied.cancel(errWithdrawn)
 	}
 }
 
@@ -84,9 +106,7 @@ func (s *server) update(t *task, k *Known) error {
 	}
 	s.known = k
 	err := k.save(t.store.String())
-	if s.tied != nil && !s.tied.holds(k) {
-		s.tied.cancel(errWithdrawn)
-	}
+	s.checkTied()
 	select {
 	case s.wake <- struct{}{}:
 	default:
@@ -105,7 +125,7 @@ func (a *Agent) askServer(ctx context.Context) {
 		if t != nil && t.settings.Server != "" {
 			_, soon := a.queue.take()
 			switch {
-			case a.pollWanted(t) || time.Now().After(s.next):
+			case a.pollWanted(t) || passed(s.next, a.Now()):
 				a.poll(ctx, t)
 			case soon:
 				a.deliver(ctx, t)
@@ -117,6 +137,11 @@ func (a *Agent) askServer(ctx context.Context) {
 		}
 	}
 }
+
+// passed reports whether a time is over, either by the time that went by, which a
+// clock that is set back does not change, or by the clock, which goes on while the
+// machine sleeps.
+func passed(t, now time.Time) bool { return now.After(t) || now.Round(0).After(t.Round(0)) }
 
 // pollWanted reports whether somebody has asked for a poll since the last time, or
 // the machine has another server now.
@@ -155,7 +180,7 @@ func (a *Agent) poll(ctx context.Context, t *task) {
 		s.tell(Waiting, "the server cannot be asked: %v; what it said last holds, and it is asked again", err)
 		delay := min(a.Times.Retry<<min(s.fails, 20), a.Times.Poll)
 		s.fails++
-		s.next = time.Now().Add(delay - rand.N(delay/4+1))
+		s.next = a.Now().Add(delay - rand.N(delay/4+1))
 		return
 	}
 	s.fails = 0
@@ -164,7 +189,7 @@ func (a *Agent) poll(ctx context.Context, t *task) {
 		s.tell(Warned, "%v", refused)
 	}
 	// A tenth of the interval keeps machines that were started together apart.
-	s.next = time.Now().Add(a.Times.Poll - a.Times.Poll/10 + rand.N(a.Times.Poll/5+1))
+	s.next = a.Now().Add(a.Times.Poll - a.Times.Poll/10 + rand.N(a.Times.Poll/5+1))
 	if now.Serial != before.Serial {
 		s.tell(PolicyUsed, "policy %d holds on this machine from now on", now.Serial)
 	}

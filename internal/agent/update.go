@@ -27,7 +27,7 @@ func (a *Agent) followPolicy(ctx context.Context, t *task) time.Duration {
 	if t.known == nil {
 		return next
 	}
-	now := time.Now()
+	now := a.Now()
 	current := map[string]bool{}
 	for _, u := range t.known.Updates(t.store, a.Machine, now) {
 		img := a.attending(&a.updating, u.Image, current)
@@ -41,7 +41,7 @@ func (a *Agent) followPolicy(ctx context.Context, t *task) time.Duration {
 		case u.Waits != "":
 			img.tell(Waiting, "%s can be updated to version %d: waiting, %s", u.Image, u.Available, u.Waits)
 			if !u.Until.IsZero() {
-				next = min(next, max(time.Until(u.Until), 0))
+				next = min(next, max(u.Until.Sub(now), 0))
 			}
 		default:
 			next = min(next, a.try(img, func() error { return a.update(ctx, t, img, u) }, "image %s could not be updated: %v; it is tried again", u.Image))
@@ -84,7 +84,7 @@ func (a *Agent) try(img *image, do func() error, failed string, what ...any) tim
 	case err == nil:
 		img.fails = 0
 		return 0
-	case errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errWithdrawn):
+	case errors.Is(err, context.Canceled) || errors.Is(err, errWithdrawn):
 		return 0 // it goes on from there when it may
 	}
 	img.tell(Failed, failed, append(what, err)...)
@@ -116,17 +116,12 @@ func (a *Agent) suggest(ctx context.Context, t *task, img *image, u Update) {
 
 // update brings an image up to date, as long as the policy allows it.
 func (a *Agent) update(ctx context.Context, t *task, img *image, u Update) error {
-	ctx, done := a.server.tie(ctx, func(k *Known) bool {
+	ctx, done := a.server.tie(ctx, a.Times.Tick, func(k *Known) bool {
 		r, _ := k.rule(u.Image, a.Machine)
-		why, _ := r.Waits(u.Image, a.Machine, time.Now())
+		why, _ := r.Waits(u.Image, a.Machine, a.Now())
 		return r.Update == policy.Force && why == "" && k.released(u.Image, r) == u.Available
 	})
 	defer done()
-	if end := u.rule.Closes(time.Now()); !end.IsZero() {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, end)
-		defer cancel()
-	}
 	in, err := a.from(t, img, u.Image, u.Available, &u.rule)
 	if err != nil {
 		return err
@@ -219,15 +214,15 @@ func (a *Agent) stageAhead(ctx context.Context, t *task, name string, current ma
 	if r.Ahead == 0 || t.staged == "" || a.ahead[name] == r.Ahead || !t.known.has(name, r.Ahead) {
 		return a.Times.LookMax
 	}
-	if open, opens := r.Window.At(time.Now()); !open {
-		return min(a.Times.LookMax, time.Until(opens))
+	if open, opens := r.Window.At(a.Now()); !open {
+		return min(a.Times.LookMax, opens.Sub(a.Now()))
 	}
 	img := a.attending(&a.updating, ahead, current)
 	img.image = name
 	return a.try(img, func() error {
-		ctx, done := a.server.tie(ctx, func(k *Known) bool {
+		ctx, done := a.server.tie(ctx, a.Times.Tick, func(k *Known) bool {
 			now, own := k.rule(name, a.Machine)
-			open, _ := now.Window.At(time.Now())
+			open, _ := now.Window.At(a.Now())
 			return own && open && now.Ahead == r.Ahead
 		})
 		defer done()

@@ -101,14 +101,6 @@ func (r *Rule) Waits(image, machine string, now time.Time) (why string, until ti
 	return "", time.Time{}
 }
 
-// Closes returns when the window ends that is open, the zero time if never.
-func (r *Rule) Closes(now time.Time) time.Time {
-	if open, change := r.Window.At(now); open {
-		return change
-	}
-	return now
-}
-
 // KeepOld returns how many versions before the new one stay.
 func (r *Rule) KeepOld() int {
 	if r.Keep == nil {
