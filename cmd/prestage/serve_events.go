@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"prestage/internal/ledger"
@@ -17,13 +18,14 @@ import (
 
 // eventsFlags say where a server keeps what machines tell, and for how long.
 type eventsFlags struct {
-	where, keep string
+	where, keep, most string
 }
 
 // add adds the flags to a command.
 func (f *eventsFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.where, "events", "", "take what machines tell into this database: a file, or postgres://USER@HOST/DATABASE")
 	cmd.Flags().StringVar(&f.keep, "keep-events", "400d", "forget events after so many days; 0 keeps all")
+	cmd.Flags().StringVar(&f.most, "events-most", "64GiB", "most bytes of the file of --events: then machines keep what they have to tell; 0 is no limit")
 }
 
 // oldest returns how old events may get, 0 for no limit.
@@ -38,13 +40,24 @@ func (f *eventsFlags) oldest() (time.Duration, error) {
 	return time.Duration(days) * 24 * time.Hour, nil
 }
 
+// bounds returns how much is kept.
+func (f *eventsFlags) bounds() (b ledger.Bounds, err error) {
+	if b.Oldest, err = f.oldest(); err != nil || f.most == "0" {
+		return b, err
+	}
+	if b.Most, err = units.RAMInBytes(f.most); err != nil || b.Most < 1<<20 {
+		return b, usageError{fmt.Errorf("--events-most %q: use a size of 1MiB or more, for instance 20GiB, or 0 for no limit", f.most)}
+	}
+	return b, nil
+}
+
 // open begins to keep events as the flags say, into c, until close is called.
 func (f *eventsFlags) open(c *server.Config, log *slog.Logger) (close func(), err error) {
-	oldest, err := f.oldest()
+	b, err := f.bounds()
 	if err != nil || f.where == "" {
 		return func() {}, err
 	}
-	k, err := ledger.Keep(f.where, oldest, log)
+	k, err := ledger.Keep(f.where, b, log)
 	if err != nil {
 		return nil, usageError{fmt.Errorf("--events: %w", err)}
 	}

@@ -17,7 +17,6 @@ import (
 // opened as soon as it can be, and again after it was damaged and mended, or
 // replaced. What is too old is forgotten.
 type Keeper struct {
-	where  string
 	place  place
 	oldest time.Duration
 	log    *slog.Logger
@@ -47,21 +46,27 @@ type waits struct {
 
 var usualWaits = waits{again: time.Second, againMost: time.Minute, prune: time.Hour, even: time.Hour, repeat: 10 * time.Minute, first: 3 * time.Second}
 
-// Keep begins to keep the ledger at where, see Open. Events that are older than
-// oldest are forgotten, if it is not 0. What goes wrong with the database is told to
-// log, with what to do about it, and ends nothing; only a where that cannot be
-// understood is an error.
-func Keep(where string, oldest time.Duration, log *slog.Logger) (*Keeper, error) {
-	return keep(where, oldest, log, usualWaits)
+// Bounds say how much a keeper keeps. The zero value is no bound.
+type Bounds struct {
+	Oldest time.Duration // events that are older are forgotten
+	Most   int64         // bytes of a file, about: what would make it larger is refused
 }
 
-func keep(where string, oldest time.Duration, log *slog.Logger, w waits) (*Keeper, error) {
+// Keep begins to keep the ledger at where, see Open, within bounds. What goes wrong with the database is told to
+// log, with what to do about it, and ends nothing; only a where that cannot be
+// understood is an error.
+func Keep(where string, b Bounds, log *slog.Logger) (*Keeper, error) {
+	return keep(where, b, log, usualWaits)
+}
+
+func keep(where string, b Bounds, log *slog.Logger, w waits) (*Keeper, error) {
 	p, err := parsePlace(where)
 	if err != nil {
 		return nil, err
 	}
+	p.most = b.Most
 	ctx, cancel := context.WithCancel(context.Background())
-	k := &Keeper{where: where, place: p, oldest: oldest, log: log, why: ErrBusy, waits: w, clock: newClock(), broken: make(chan struct{}, 1), tried: make(chan struct{}), cancel: cancel, ended: make(chan struct{})}
+	k := &Keeper{place: p, oldest: b.Oldest, log: log, why: ErrBusy, waits: w, clock: newClock(), broken: make(chan struct{}, 1), tried: make(chan struct{}), cancel: cancel, ended: make(chan struct{})}
 	go k.run(ctx)
 	select {
 	case <-k.tried:
@@ -180,7 +185,7 @@ func same(a, b fs.FileInfo) bool {
 // use opens the database and keeps it open until it cannot be used, or until the
 // keeper ends.
 func (k *Keeper) use(ctx context.Context, doubt bool, opened func()) error {
-	l, err := Open(ctx, k.where)
+	l, err := k.place.open(ctx, true)
 	if err == nil && doubt {
 		if err = l.check(ctx); err != nil {
 			l.Close()

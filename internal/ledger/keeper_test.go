@@ -43,8 +43,13 @@ func eventually(t testing.TB, what string, so func() bool) {
 
 func kept(t *testing.T, where string, oldest time.Duration) (*Keeper, *diary) {
 	t.Helper()
+	return keptWithin(t, where, Bounds{Oldest: oldest})
+}
+
+func keptWithin(t *testing.T, where string, b Bounds) (*Keeper, *diary) {
+	t.Helper()
 	d := &diary{}
-	k, err := keep(where, oldest, slog.New(slog.NewTextHandler(d, nil)),
+	k, err := keep(where, b, slog.New(slog.NewTextHandler(d, nil)),
 		waits{again: 10 * time.Millisecond, againMost: 50 * time.Millisecond, prune: 50 * time.Millisecond, repeat: time.Hour, first: time.Minute})
 	must(t, err)
 	t.Cleanup(func() { k.Close() })
@@ -144,6 +149,31 @@ func TestKeeperForgets(t *testing.T) {
 		eventually(t, "old events are forgotten", func() bool { return len(entries(t, l, Filter{})) == 3 })
 		eventually(t, "it says so", func() bool { return strings.Contains(d.String(), "3 events older than 1 days were forgotten") })
 	})
+}
+
+// Whoever may tell something could tell very much: the packages' disk is not filled.
+func TestKeeperHasABound(t *testing.T) {
+	where := filepath.Join(t.TempDir(), "x.db")
+	const most = 1 << 20
+	k, d := keptWithin(t, where, Bounds{Most: most})
+	var err error
+	for i := 0; err == nil; i++ {
+		if i > most/100 {
+			t.Fatal("there is no bound")
+		}
+		_, err = k.Take(t.Context(), "", time.Now(), report("a", 100*i, 100))
+	}
+	if !errors.Is(err, ErrFull) || !strings.Contains(d.String(), "--events-most") {
+		t.Errorf("%v; it says:\n%s", err, d)
+	}
+	if st, err := os.Stat(where); err != nil || st.Size() > most {
+		t.Errorf("%v, %v", st.Size(), err)
+	}
+	must(t, k.Close())
+	k, _ = keptWithin(t, where, Bounds{Most: 2 * most})
+	if _, err := k.Take(t.Context(), "", time.Now(), report("b", 0, 1)); err != nil {
+		t.Errorf("with another bound: %v", err)
+	}
 }
 
 // A server of databases that ends, starts again, or is not there at first.

@@ -53,20 +53,24 @@ type Ledger struct {
 // is made: the file, and tables in either. The password may be in the URL, in
 // $PGPASSWORD or in the file that $PGPASSFILE names; no error tells it.
 func Open(ctx context.Context, where string) (*Ledger, error) {
-	return open(ctx, where, true)
+	return openAt(ctx, where, true)
 }
 
 // OpenToRead is Open for who will not change anything, while others may. The error
 // is fs.ErrNotExist if there is no database.
 func OpenToRead(ctx context.Context, where string) (*Ledger, error) {
-	return open(ctx, where, false)
+	return openAt(ctx, where, false)
 }
 
-func open(ctx context.Context, where string, write bool) (*Ledger, error) {
+func openAt(ctx context.Context, where string, write bool) (*Ledger, error) {
 	p, err := parsePlace(where)
 	if err != nil {
 		return nil, err
 	}
+	return p.open(ctx, write)
+}
+
+func (p place) open(ctx context.Context, write bool) (*Ledger, error) {
 	l := &Ledger{place: p, dialect: p.dialect(), takes: make(chan *take, mostWaiting), closing: make(chan struct{}), ended: make(chan struct{})}
 	if err := l.open(ctx, write); err != nil {
 		l.closeAll()
@@ -169,7 +173,7 @@ func Advice(err error) string {
 		return "move the file away, with those beside it that end with -wal and -shm: a new one is made; or put a copy back that was saved. " +
 			"Machines send again what was not acknowledged"
 	case errors.Is(err, ErrFull):
-		return "make room on the disk, or keep events for a shorter time (--keep-events); machines send again what was not taken"
+		return "make room on the disk, let the file grow (--events-most), or keep events for a shorter time (--keep-events); machines send again what was not taken"
 	case errors.Is(err, ErrNewer):
 		return "use that version, or another database"
 	case errors.Is(err, ErrBusy):

@@ -21,7 +21,11 @@ type place struct {
 	path     string          // "": a server
 	server   *pgx.ConnConfig // nil: a file
 	password string          // of the server, which nobody is to see
+	most     int64           // bytes that a file may have, 0: no limit
 }
+
+// pageSize is SQLite's, of files that it makes by itself; in bytes.
+const pageSize = 4096
 
 // readers is how many look something up at once.
 const readers = 4
@@ -136,6 +140,9 @@ func (p place) name(write bool) string {
 	q := url.Values{"_pragma": {"busy_timeout(5000)", "trusted_schema(off)", "cell_size_check(on)"}}
 	if write {
 		q["_pragma"] = append(q["_pragma"], "journal_mode(wal)", "synchronous(full)", "cache_size(-32768)", "journal_size_limit(67108864)")
+		if p.most > 0 {
+			q.Add("_pragma", fmt.Sprintf("max_page_count(%d)", max(p.most/pageSize, 1)))
+		}
 		q.Set("_txlock", "immediate")
 	} else {
 		q["_pragma"] = append(q["_pragma"], "query_only(on)")

@@ -115,7 +115,7 @@ func TestPasswordStaysSecret(t *testing.T) {
 	for _, bad := range []string{"postgres://u:wr0ng-s3cret@h:port/x", "postgres://u:wr0ng-s3cret%zz@h/x", "postgres://u:wr0ng-s3cret@h/x?sslmode=perhaps", "postgres://h/x?password=wr0ng-s3cret&connect_timeout=x", "postgresql://u:wr0ng-s3cret@[::1/x"} {
 		_, err := Open(t.Context(), bad)
 		secret(bad, err)
-		_, err = Keep(bad, 0, nil)
+		_, err = Keep(bad, Bounds{}, nil)
 		secret(bad, err)
 		if !HasPassword(bad) {
 			t.Errorf("%s has no password", bad)

@@ -23,7 +23,7 @@ import (
 func keeping(t *testing.T, c Config, change ...func(*Server)) (s *testServer, where string) {
 	t.Helper()
 	where = filepath.Join(t.TempDir(), "events.db")
-	k, err := ledger.Keep(where, 0, slog.New(slog.NewTextHandler(&diary{}, nil)))
+	k, err := ledger.Keep(where, ledger.Bounds{}, slog.New(slog.NewTextHandler(&diary{}, nil)))
 	must(t, err)
 	t.Cleanup(func() { k.Close() })
 	c.Events = k
