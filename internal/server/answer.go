@@ -108,6 +108,9 @@ func (a *answer) ReadFrom(src io.Reader) (n int64, err error) {
 	if a.line == nil { // who waits for a turn is not to hold back the last bytes
 		defer cork(a.ctx)()
 	}
+	// Else net/http reads the first bytes and sends them with the header: the pages of
+	// the file that follow would be cut in two.
+	a.control.Flush()
 	for whole.N > 0 && err == nil {
 		piece := &io.LimitedReader{R: whole.R, N: a.part(whole.N)}
 		if err := a.await(int(piece.N)); err != nil {
