@@ -3,6 +3,9 @@
 package service
 
 import (
+	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -39,6 +42,7 @@ func newWindows(t *testing.T) *windows {
 	must(t, err)
 	t.Cleanup(func() {
 		w.try(w.exe, "agent", "uninstall")
+		w.try(w.exe, "serve", "uninstall")
 		w.try("reg", "delete", `HKLM\SOFTWARE\WOW6432Node\Kidaro`, "/f")
 	})
 	return w
@@ -66,10 +70,15 @@ func (w *windows) must(args ...string) string {
 	return r.Stdout
 }
 
-// state returns the state of the service, as sc has it.
+// state returns the state of the agent's service, as sc has it.
 func (w *windows) state() string {
 	w.t.Helper()
-	r := w.try("sc", "query", Agent.Name)
+	return w.stateOf(Agent.Name)
+}
+
+func (w *windows) stateOf(service string) string {
+	w.t.Helper()
+	r := w.try("sc", "query", service)
 	if m := regexp.MustCompile(`STATE\s*:\s*\d+\s+(\w+)`).FindStringSubmatch(r.Stdout); m != nil {
 		return m[1]
 	}
@@ -227,5 +236,59 @@ func TestWineService(t *testing.T) {
 	}
 	if out := w.must(w.exe, "agent", "uninstall"); !strings.Contains(out, "there is no service") {
 		t.Errorf("uninstalling twice said: %s", out)
+	}
+}
+
+// The server as a service on Windows: it is checked before it is installed, serves,
+// takes what machines tell, is stopped and started, and is removed.
+func TestWineServer(t *testing.T) {
+	w := newWindows(t)
+	must(t, os.WriteFile(filepath.Join(w.dir, "a.img"), testenv.Random(1, 1<<20), 0o644))
+	w.must(w.exe, "pack", "a.img", "--name", "win11", "--images", "repo")
+	if r := w.try(w.exe, "serve", "install", "--images", "repo", "--users", "nowhere"); r.Code != 4 || w.stateOf(Server.Name) != "none" {
+		t.Errorf("a file of users that is not there was taken: %v", r)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	address := l.Addr().String()
+	l.Close()
+	url := "http://" + address + "/MEDVImages/"
+	if out := w.must(w.exe, "serve", "install", "--images", "repo", "--listen", address, "--events", "events.db"); !strings.Contains(out, "installed and runs") {
+		t.Errorf("installing said: %s", out)
+	}
+	serves := func() bool { return w.try(w.exe, "list", "--images", url).Code == 0 }
+	if !serves() || w.stateOf(Server.Name) != "RUNNING" {
+		t.Errorf("it does not serve, and is %s", w.stateOf(Server.Name))
+	}
+	key := `HKLM\SYSTEM\CurrentControlSet\Services\` + Server.Name
+	for name, want := range map[string]string{
+		"ImagePath":   fmt.Sprintf(`REG_SZ "C:\Program Files\Prestage client\prestage.exe" serve --images=%[1]s\repo --events=%[1]s\events.db --listen=%s --service`, w.p.Windows(w.dir), address),
+		"DisplayName": "REG_SZ " + Server.DisplayName,
+		"Start":       "REG_DWORD 0x2",
+	} {
+		if got := w.value(key, name); got != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
+		}
+	}
+	resp, err := http.Post(url+"events", "application/json", strings.NewReader(`{}`))
+	must(t, err)
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusBadRequest { // it takes some, but none like that
+		t.Errorf("what a machine tells: %s", resp.Status)
+	}
+	w.must(w.exe, "report", "status", "--events", "events.db")
+	w.must("net", "stop", Server.Name)
+	if state := w.stateOf(Server.Name); state != "STOPPED" || serves() {
+		t.Errorf("stopped, it is %s", state)
+	}
+	w.must("net", "start", Server.Name)
+	if !serves() {
+		t.Error("started again, it does not serve")
+	}
+	if out := w.must(w.exe, "serve", "uninstall"); !strings.Contains(out, "is removed") {
+		t.Errorf("uninstalling said: %s", out)
+	}
+	if w.stateOf(Server.Name) != "none" || serves() {
+		t.Errorf("removed, it is %s", w.stateOf(Server.Name))
 	}
 }
