@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"prestage/internal/sign"
 	"prestage/internal/testenv"
 	"prestage/internal/winetest"
 )
@@ -22,10 +23,15 @@ func TestInstallWithEveryProperty(t *testing.T) {
 		t.Fatal(err)
 	}
 	msi := build(t, "1.0.0", "x64")
-	m.must("/i", msi, `INSTALLDIR="C:\data\The Program" VMSFOLDER="C:\data\MED-V Images\" SERVER_ADDRESS=medv01 SERVER_PORT=8080 SERVER_SSL=1 `+
+	k, err := sign.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := k.PublicLine()
+	m.must("/i", msi, `INSTALLDIR="C:\data\The Program" VMSFOLDER="C:\data\MED-V Images\" SERVER_ADDRESS=medv01 SERVER_PORT=8080 SERVER_SSL=1 TRUSTED_KEY=`+key+` `+
 		`START_AUTOMATICALLY=1 START_MEDV=0 DESKTOP_SHORTCUT=0 MINIMAL_RAM_REQUIRED=1 SKIP_OS_CHECK=1 INSTALL_ADMIN_TOOLS=1`)
 	m.is("PrestagedImagesPath", `REG_SZ C:\data\MED-V Images\PrestagedImages`, "VMSFolder", `REG_SZ C:\data\MED-V Images\`,
-		"ServerAddress", "REG_SZ medv01", "ServerPort", "REG_DWORD 0x1f90", "ServerSsl", "REG_DWORD 0x1", "InstallDir", `REG_SZ C:\data\The Program\`)
+		"ServerAddress", "REG_SZ medv01", "ServerPort", "REG_DWORD 0x1f90", "ServerSsl", "REG_DWORD 0x1", "TrustedKeys", "REG_SZ "+key, "InstallDir", `REG_SZ C:\data\The Program\`)
 	m.there(`C:\data\The Program\prestage.exe`, `C:\data\The Program\prestage-completion.ps1`, `C:\data\MED-V Images\PrestagedImages\.prestage`)
 	m.gone(store, exe)
 	if len(m.shortcuts()) != 0 {
@@ -43,7 +49,7 @@ func TestInstallWithEveryProperty(t *testing.T) {
 		t.Errorf("PATH is still %s", got)
 	}
 	m.gone(`C:\data\The Program`, `C:\data\MED-V Images`)
-	m.is("PrestagedImagesPath", "", "VMSFolder", "", "ServerAddress", "", "ServerPort", "", "ServerSsl", "")
+	m.is("PrestagedImagesPath", "", "VMSFolder", "", "ServerAddress", "", "ServerPort", "", "ServerSsl", "", "TrustedKeys", "")
 }
 
 // Row S9 and the order of things: what was configured before is kept.
@@ -223,6 +229,7 @@ func TestRefused(t *testing.T) {
 		`SERVER_PORT=65536`:                       "SERVER_PORT is",
 		`SERVER_ADDRESS="medv 01"`:                "SERVER_ADDRESS is",
 		`SERVER_ADDRESS=medv01/x`:                 "SERVER_ADDRESS is",
+		`TRUSTED_KEY=company.pub`:                 "TRUSTED_KEY is",
 		`START_AUTOMATICALLY=yes`:                 "START_AUTOMATICALLY is",
 		`START_MEDV=2`:                            "START_MEDV is",
 		`DESKTOP_SHORTCUT=2`:                      "DESKTOP_SHORTCUT is",

@@ -143,7 +143,7 @@ func TestTables(t *testing.T) {
 				t.Errorf("START_MEDV is %s", got)
 			}
 			secure := strings.Split(row(t, msi, "Property", "Property", "SecureCustomProperties")["Value"], ";")
-			for _, p := range []string{"INSTALLDIR", "VMSFOLDER", "SERVER_ADDRESS", "SERVER_PORT", "SERVER_SSL", "START_AUTOMATICALLY",
+			for _, p := range []string{"INSTALLDIR", "VMSFOLDER", "SERVER_ADDRESS", "SERVER_PORT", "SERVER_SSL", "TRUSTED_KEY", "START_AUTOMATICALLY",
 				"START_MEDV", "DESKTOP_SHORTCUT", "MINIMAL_RAM_REQUIRED", "SKIP_OS_CHECK", "INSTALL_ADMIN_TOOLS"} {
 				if !slices.Contains(secure, p) {
 					t.Errorf("%s is not among the secure properties", p)

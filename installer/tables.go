@@ -32,7 +32,7 @@ func (t table) idt() string {
 
 // publicProperties are those that an administrator gives on the command line.
 var publicProperties = []string{
-	"INSTALLDIR", "VMSFOLDER", "SERVER_ADDRESS", "SERVER_PORT", "SERVER_SSL", "START_AUTOMATICALLY", "START_MEDV",
+	"INSTALLDIR", "VMSFOLDER", "SERVER_ADDRESS", "SERVER_PORT", "SERVER_SSL", "TRUSTED_KEY", "START_AUTOMATICALLY", "START_MEDV",
 	"DESKTOP_SHORTCUT", "MINIMAL_RAM_REQUIRED", "SKIP_OS_CHECK", "INSTALL_ADMIN_TOOLS",
 }
 
@@ -71,6 +71,7 @@ var components = []struct {
 	{"ServerAddress", permanent, `SERVER_ADDRESS`},
 	{"ServerPort", permanent, `SERVER_PORT`},
 	{"ServerSsl", permanent, `SERVER_SSL`},
+	{"TrustedKeyValue", permanent, `TRUSTED_KEY`},
 	{"Remembered", 0, ""},
 	{"EventSource", 0, ""},
 }
@@ -144,6 +145,8 @@ func launchConditions(arch string) [][]string {
 			"SERVER_PORT is [SERVER_PORT] and must be a port, 1 to 65535."},
 		{`REMOVE OR NOT (SERVER_ADDRESS >< " " OR (SERVER_ADDRESS >< "/" AND NOT (SERVER_ADDRESS >< "://")))`,
 			"SERVER_ADDRESS is [SERVER_ADDRESS] and must be the name or address of a server, or a URL."},
+		{`REMOVE OR NOT TRUSTED_KEY OR TRUSTED_KEY << "RW"`,
+			"TRUSTED_KEY is [TRUSTED_KEY] and must be a public key: the line of its file that begins with RW."},
 		{`REMOVE OR NOT VMSFOLDER OR (` + fits("VMSFOLDER") + `)`,
 			"VMSFOLDER is [VMSFOLDER] and must be a folder on a drive that is called exactly MED-V Images, as in C:\\MED-V Images."},
 	}

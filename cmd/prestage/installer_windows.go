@@ -18,7 +18,12 @@ func forgetSettings() error {
 		return err
 	}
 	defer k.Close()
-	for _, name := range []string{"PrestagedImagesPath", "VMSFolder", "ServerAddress", "ServerPort", "ServerSsl"} {
+	names := []string{"PrestagedImagesPath", "VMSFolder", "ServerAddress", "ServerPort", "ServerSsl"}
+	// The installer's is one key, "prestage setup" writes a list.
+	if _, kind, err := k.GetValue("TrustedKeys", nil); err == nil && kind == registry.SZ {
+		names = append(names, "TrustedKeys")
+	}
+	for _, name := range names {
 		if err := k.DeleteValue(name); err != nil && !errors.Is(err, registry.ErrNotExist) {
 			return err
 		}
