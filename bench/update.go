@@ -64,6 +64,13 @@ func (b *bench) updates() ([]row, error) {
 		if theirs[c], err = b.seeded(c); err != nil {
 			return nil, err
 		}
+		if theirs[c].desync > 0 && !slices.ContainsFunc(rows, func(r row) bool { return r.work == packageOf(c) }) {
+			r, err := b.packageRow(c)
+			if err != nil {
+				return nil, err
+			}
+			rows = append(rows, r)
+		}
 		b.say("%s: %d bytes, %d requests; without the patch %d; desync %d", c.to, ours.bytes, ours.requests, frames.bytes, theirs[c].desync)
 		add := func(against string, budget float64, n int64) {
 			if n > 0 {
@@ -112,6 +119,20 @@ func (b *bench) updates() ([]row, error) {
 	}
 	own, err := b.ownFiles()
 	return append(append(rows, timed...), own...), err
+}
+
+// packageOf is the work of a row about the version that is updated.
+func packageOf(c change) string { return "package bytes of " + c.from + ", --discard-free" }
+
+// packageRow compares the package of the version that is updated with desync's store
+// of it, both of which are there.
+func (b *bench) packageRow(c change) (row, error) {
+	ours, err := packageSize(b.path("images." + c.from + "--discard-free"))
+	if err != nil {
+		return row{}, err
+	}
+	theirs, err := treeSize(b.path("desync." + c.from))
+	return byteRow(packageOf(c), "desync's store", 0.60, ours, theirs), err
 }
 
 // versionFile returns the raw file that a version is, or is made of.
