@@ -16,13 +16,14 @@ type Service struct {
 	Verb        string // of the program, which runs it by hand
 	unit        manners
 	delayed     bool // Windows starts it when it has started everything else
+	yields      bool // to all that people do on the machine
 }
 
 // Agent installs the images of a machine. The values stand in Client.MSI, too.
 var Agent = Service{
 	Name: "Prestage", DisplayName: "MED-V image pre-staging", UnitName: "prestage.service", Verb: "agent run",
 	Description: "Installs the virtual machine images of this machine from its pre-stage folder.",
-	unit:        agentManners, delayed: true, // who logs on comes first
+	unit:        agentManners, delayed: true, yields: true, // who logs on and works comes first
 }
 
 // Server is the image distribution server.

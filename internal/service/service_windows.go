@@ -217,6 +217,9 @@ func (s Service) runControlled(work Work) error {
 	// Services are told of every user who logs off, which to Go looks like a
 	// wish to end. The manager alone says when to.
 	signal.Notify(make(chan os.Signal, 1), os.Interrupt, syscall.SIGTERM)
+	if s.yields {
+		lowerPriority()
+	}
 	h := &handler{work: work}
 	err := svc.Run(s.Name, h)
 	if errors.Is(err, windows.ERROR_FAILED_SERVICE_CONTROLLER_CONNECT) {
@@ -226,6 +229,15 @@ func (s Service) runControlled(work Work) error {
 		return fmt.Errorf("service control manager: %w", err)
 	}
 	return h.err
+}
+
+// lowerPriority has all others come first, at processors and disks. The mode that
+// Windows has for that, PROCESS_MODE_BACKGROUND_BEGIN, would also bound the memory
+// that the program works with, to 32 MiB. Where it fails, all is as it was.
+func lowerPriority() {
+	windows.SetPriorityClass(windows.CurrentProcess(), windows.BELOW_NORMAL_PRIORITY_CLASS)
+	veryLow := uint32(0) // IO_PRIORITY_HINT, IoPriorityVeryLow
+	windows.NtSetInformationProcess(windows.CurrentProcess(), windows.ProcessIoPriority, unsafe.Pointer(&veryLow), uint32(unsafe.Sizeof(veryLow)))
 }
 
 // handler answers the service control manager.

@@ -36,6 +36,7 @@ var tested = []struct {
 	{name: "internal/client", without: "TestNoRanges", skip: "the program nginx is not installed"},
 	{name: "internal/prestage", without: "TestLocate"}, // about POSIX paths
 	{name: "internal/localhost"},
+	{name: "internal/service"},
 }
 
 // overlay returns a file for go test's -overlay that mends one thing of the
