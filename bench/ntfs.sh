@@ -4,8 +4,10 @@
 #   bench/ntfs.sh VERSIONS
 #
 # VERSIONS is what "bench/image.sh --versions" prints. It gets ntfs-v1.raw (the
-# files of v1.raw), ntfs-minor.raw and ntfs-later.raw (changed in place to those of
-# minor.raw and later.raw) and ntfs-rebuilt.raw (those of later.raw, written anew).
+# files of v1.raw), ntfs-minor.raw and ntfs-later.raw (changed to those of minor.raw
+# and later.raw, over their old blocks), ntfs-renewed.raw (to those of minor.raw too,
+# by new files that take the place of the old ones, as Windows and apt do it) and
+# ntfs-rebuilt.raw (those of later.raw, written anew). What is there stays.
 #
 # Exit codes: 0 they are there, 77 skipped (the reason is on stderr), anything else:
 # building them failed.
@@ -23,7 +25,11 @@ if [ $# != 1 ] || [ ! -f "$1/v1.raw" ]; then
 	exit 2
 fi
 versions=$(realpath -- "$1")
-[ ! -f "$versions/ntfs-minor.raw" ] || exit 0
+missing=
+for v in v1 later minor renewed rebuilt; do
+	[ -f "$versions/ntfs-$v.raw" ] || missing+=" $v"
+done
+[ -n "$missing" ] || exit 0
 [ "$(id -u)" = 0 ] || skip "mounting needs root"
 for tool in mkntfs ntfs-3g rsync unshare mount; do
 	command -v "$tool" >/dev/null || skip "missing: $tool"
@@ -45,36 +51,38 @@ cleanup() {
 trap cleanup EXIT
 mkdir "$work/ntfs" "$work/tree"
 
-# fill IMAGE VERSION makes the files on an NTFS volume those of a version.
+# fill IMAGE VERSION OPTION... makes the files on an NTFS volume those of a version.
 fill() {
-	mount -o loop,ro,noload "$versions/$2.raw" "$work/tree"
-	ntfs-3g -o big_writes "$1" "$work/ntfs"
+	local image=$1 version=$2
+	shift 2
+	mount -o loop,ro,noload "$versions/$version.raw" "$work/tree"
+	ntfs-3g -o big_writes "$image" "$work/ntfs"
 	# Owners and modes are not what Windows has; nor are devices and sockets.
-	rsync --recursive --links --times --hard-links --delete --inplace --whole-file "$work/tree/" "$work/ntfs/"
+	rsync --recursive --links --times --hard-links --delete --whole-file "$@" "$work/tree/" "$work/ntfs/"
 	umount "$work/ntfs" "$work/tree"
 	# The driver goes on for a moment after its volume is unmounted.
 	for _ in $(seq 100); do
-		ntfsfix -n "$1" >/dev/null 2>&1 && break
+		ntfsfix -n "$image" >/dev/null 2>&1 && break
 		sleep 0.1
 	done
-	sync -- "$1"
-}
-new() {
-	truncate -s 8G "$1"
-	mkntfs -q -F -Q -L prestage -H 255 -S 63 -p 2048 "$1" 2>/dev/null
+	sync -- "$image"
 }
 
-say "the files of v1"
-new "$work/v1.raw"
-fill "$work/v1.raw" v1
-for v in later minor; do
-	say "changed in place to those of $v"
-	cp --sparse=always "$work/v1.raw" "$work/$v.raw"
-	fill "$work/$v.raw" "$v"
-done
-say "written anew"
-new "$work/rebuilt.raw"
-fill "$work/rebuilt.raw" later
-for v in v1 later rebuilt minor; do
+# v1 is made first: others are made of it.
+for v in $missing; do
+	say "$v"
+	case $v in
+	v1 | rebuilt)
+		truncate -s 8G "$work/$v.raw"
+		mkntfs -q -F -Q -L prestage -H 255 -S 63 -p 2048 "$work/$v.raw" 2>/dev/null
+		;;
+	*) cp --sparse=always "$versions/ntfs-v1.raw" "$work/$v.raw" ;;
+	esac
+	case $v in
+	v1) fill "$work/$v.raw" v1 --inplace ;;
+	later | minor) fill "$work/$v.raw" "$v" --inplace ;;
+	renewed) fill "$work/$v.raw" minor ;;
+	rebuilt) fill "$work/$v.raw" later --inplace ;;
+	esac
 	mv -- "$work/$v.raw" "$versions/ntfs-$v.raw"
 done
