@@ -94,6 +94,7 @@ func (f *serveFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.tls.Cert, "tls-cert", "", "certificate of the server, PEM, with those that lead to its root")
 	flags.StringVar(&f.tls.Key, "tls-key", "", "its key, PEM")
 	flags.StringVar(&f.tls.ClientCA, "client-ca", "", "who signs the certificates of clients, PEM; clients without one are refused")
+	flags.StringVar(&f.tls.Revoked, "client-crl", "", "which of these certificates are revoked: lists (CRLs) of who signs them, PEM or DER")
 	flags.StringVar(&f.clientCert, "client-cert", "required", "whether clients need a certificate: required or optional")
 	flags.StringVar(&f.access.Users, "users", "", "who may read by name and password: a file of htpasswd -B")
 	flags.StringVar(&f.access.Tokens, "tokens", "", "who may read by a token: a file of \"serve token\"")
@@ -215,7 +216,7 @@ func (f *serveFlags) given(cmd *cobra.Command) (words []string) {
 			if value != "" && !ledger.IsServer(value) {
 				value = absolute(value)
 			}
-		case "tls-cert", "tls-key", "client-ca", "users", "tokens", "keytab", "rights", "access-log":
+		case "tls-cert", "tls-key", "client-ca", "client-crl", "users", "tokens", "keytab", "rights", "access-log":
 			if value != "" && value != "none" && value != "-" {
 				value = absolute(value)
 			}
@@ -240,6 +241,9 @@ func (a *app) serverConfig(ctx context.Context, f *serveFlags, log *slog.Logger)
 	}
 	if f.tls.ClientCA != "" && f.tls.Cert == "" {
 		return c, usageError{errors.New("--client-ca needs --tls-cert and --tls-key: without TLS nobody shows a certificate")}
+	}
+	if f.tls.Revoked != "" && f.tls.ClientCA == "" {
+		return c, usageError{errors.New("--client-crl needs --client-ca: without it no certificates count that could be revoked")}
 	}
 	if f.clientCert != "required" && f.clientCert != "optional" {
 		return c, usageError{fmt.Errorf("--client-cert %q: use required or optional", f.clientCert)}

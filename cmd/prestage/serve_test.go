@@ -78,7 +78,8 @@ func (s *scriptServer) stop(ts *testscript.TestScript) {
 }
 
 // certificates DIR NAME… makes files for TLS: ca.pem, and NAME.pem and NAME.key,
-// which it has signed, with NAME for a name. Certificates called expired are.
+// which it has signed, with NAME for a name. Certificates called expired are; crl.pem
+// revokes those called revoked.
 func certificates(t *testing.T) func(ts *testscript.TestScript, _ bool, args []string) {
 	return func(ts *testscript.TestScript, _ bool, args []string) {
 		dir := ts.MkAbs(args[0])
@@ -87,13 +88,18 @@ func certificates(t *testing.T) func(ts *testscript.TestScript, _ bool, args []s
 		b, err := os.ReadFile(a.File)
 		ts.Check(err)
 		ts.Check(os.WriteFile(filepath.Join(dir, "ca.pem"), b, 0o644))
+		var revoked []string
 		for _, name := range args[1:] {
 			lasts := time.Hour
 			if name == "expired" {
 				lasts = -time.Hour
 			}
 			a.IssueTo(t, filepath.Join(dir, name+".pem"), filepath.Join(dir, name+".key"), name, lasts)
+			if name == "revoked" {
+				revoked = append(revoked, filepath.Join(dir, name+".pem"))
+			}
 		}
+		a.Revoke(t, filepath.Join(dir, "crl.pem"), time.Hour, revoked...)
 	}
 }
 

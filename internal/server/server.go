@@ -72,7 +72,7 @@ func New(c Config) (*Server, error) {
 		return nil, err
 	}
 	if c.TLS.Cert != "" {
-		if s.tls, err = c.TLS.config(c.Log); err != nil {
+		if s.tls, err = c.TLS.config(c.Log, c.Requests); err != nil {
 			return nil, err
 		}
 	}
