@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
 
 	"prestage/internal/testenv"
 )
@@ -100,6 +101,23 @@ func certificates(t *testing.T) func(ts *testscript.TestScript, _ bool, args []s
 			}
 		}
 		a.Revoke(t, filepath.Join(dir, "crl.pem"), time.Hour, revoked...)
+	}
+}
+
+// A service gets the flags of "serve install", wherever it is started.
+func TestServeGiven(t *testing.T) {
+	var f serveFlags
+	cmd := &cobra.Command{}
+	f.add(cmd)
+	if err := cmd.ParseFlags([]string{"--images", "repo", "--client-ca", "ca.pem", "--client-crl", "crl.pem", "--access-log", "-",
+		"--trusted-proxy", "10.0.0.7", "--trusted-proxy", "2001:db8::/64", "--limit", "1MiB"}); err != nil {
+		t.Fatal(err)
+	}
+	got := f.given(cmd)
+	want := []string{"--access-log=-", "--client-ca=" + absolute("ca.pem"), "--client-crl=" + absolute("crl.pem"), "--limit=1MiB",
+		"--trusted-proxy=10.0.0.7", "--trusted-proxy=2001:db8::/64"}
+	if !slices.Equal(got, want) || !filepath.IsAbs(absolute("crl.pem")) {
+		t.Errorf("%q\nwant %q", got, want)
 	}
 }
 

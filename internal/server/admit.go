@@ -12,7 +12,7 @@ import (
 
 // admit finds out who asks, or answers that this cannot be believed.
 func (s *Server) admit(w *answer, r *http.Request) bool {
-	reader, err := s.gate.Identify(r, clientOf(r.RemoteAddr))
+	reader, err := s.gate.Identify(r, clientOf(w.remote))
 	var guess access.GuessError
 	switch {
 	case err == nil:
