@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -75,6 +76,50 @@ http {
 		}
 		return []string{"nginx", "-p", dir, "-c", conf, "-e", filepath.Join(dir, "error.log")}
 	})
+}
+
+// Behind a proxy that is trusted, clients are told apart, whatever they say of
+// themselves; and not behind any other.
+func TestServeBehindTrusted(t *testing.T) {
+	folder, _ := servedPackage(t)
+	for _, trusted := range []bool{true, false} {
+		log := filepath.Join(t.TempDir(), "access.log")
+		args := []string{"prestage", "serve", "--listen", "127.0.0.1:0", "--images", folder, "--access-log", log}
+		if trusted {
+			args = append(args, "--trusted-proxy", "192.0.2.0/24", "--trusted-proxy", "127.0.0.1")
+		}
+		url, stop := serving(t, args...)
+		server := strings.TrimSuffix(strings.TrimPrefix(url, "http://"), "/MEDVImages/")
+		proxy := "http://" + nginxBefore(t, server, "", "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;") + "/MEDVImages/"
+		curl(t, "--interface", "127.0.0.2", proxy+"catalog.json")
+		curl(t, "--interface", "127.0.0.3", proxy+"catalog.json")
+		curl(t, "--interface", "127.0.0.4", "--header", "X-Forwarded-For: 127.0.0.2", "--header", "Forwarded: for=127.0.0.2", proxy+"catalog.json")
+		curl(t, "--interface", "127.0.0.5", "--header", "X-Forwarded-For: 127.0.0.2", url+"catalog.json") // past it
+		stop()
+		b, err := os.ReadFile(log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for line := range strings.Lines(string(b)) {
+			var l struct{ Remote, Proxy string }
+			if err := json.Unmarshal([]byte(line), &l); err != nil {
+				t.Fatal(err)
+			}
+			host, _, found := strings.Cut(l.Remote, ":")
+			if by, _, _ := strings.Cut(l.Proxy, ":"); found == (by == "127.0.0.1") {
+				t.Errorf("trusted %v: %s, which %q has said", trusted, l.Remote, l.Proxy)
+			}
+			got = append(got, host)
+		}
+		want := "127.0.0.2 127.0.0.3 127.0.0.4 127.0.0.5"
+		if !trusted {
+			want = "127.0.0.1 127.0.0.1 127.0.0.1 127.0.0.5"
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("trusted %v: %v are on record, want %s", trusted, got, want)
+		}
+	}
 }
 
 func varnishBefore(t *testing.T, server string) string {

@@ -37,6 +37,7 @@ type serveFlags struct {
 	accessLog, metrics        string
 	limit, limitEach, minRate string
 	limits                    server.Limits
+	proxies                   []string
 }
 
 func (a *app) serveCommand() *cobra.Command {
@@ -94,6 +95,7 @@ func (f *serveFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.tls.Cert, "tls-cert", "", "certificate of the server, PEM, with those that lead to its root")
 	flags.StringVar(&f.tls.Key, "tls-key", "", "its key, PEM")
 	flags.StringVar(&f.tls.ClientCA, "client-ca", "", "who signs the certificates of clients, PEM; clients without one are refused")
+	flags.StringVar(&f.tls.Revoked, "client-crl", "", "which of these certificates are revoked: lists (CRLs) of who signs them, PEM or DER")
 	flags.StringVar(&f.clientCert, "client-cert", "required", "whether clients need a certificate: required or optional")
 	flags.StringVar(&f.access.Users, "users", "", "who may read by name and password: a file of htpasswd -B")
 	flags.StringVar(&f.access.Tokens, "tokens", "", "who may read by a token: a file of \"serve token\"")
@@ -109,6 +111,7 @@ func (f *serveFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.minRate, "min-rate", "1KiB", "bytes a second that a client must take, or be cut")
 	flags.IntVar(&f.limits.Connections, "connections", 10_000, "most connections at once, of all clients together; 0 is no limit")
 	flags.IntVar(&f.limits.EachHas, "connections-each", 256, "most connections at once of each client, that is, of each address; 0 is no limit")
+	flags.StringArrayVar(&f.proxies, "trusted-proxy", nil, "address or network of a proxy before the server, which names its clients in X-Forwarded-For or Forwarded")
 	flags.DurationVar(&f.limits.DrainMax, "drain", 20*time.Second, "when the server is to end, how long answers that are under way may take")
 	flags.DurationVar(&f.limits.DrainNotice, "drain-notice", 0, "and for how long before that it says so, at /readyz, and answers still")
 	flags.StringVar(&f.accessLog, "access-log", "none", "where a line of JSON goes for each request: a file, - for standard output, or none")
@@ -215,14 +218,14 @@ func (f *serveFlags) given(cmd *cobra.Command) (words []string) {
 			if value != "" && !ledger.IsServer(value) {
 				value = absolute(value)
 			}
-		case "tls-cert", "tls-key", "client-ca", "users", "tokens", "keytab", "rights", "access-log":
+		case "tls-cert", "tls-key", "client-ca", "client-crl", "users", "tokens", "keytab", "rights", "access-log":
 			if value != "" && value != "none" && value != "-" {
 				value = absolute(value)
 			}
 		}
-		if flag.Name == "trusted-key" { // as lines, wherever their files lie
-			for _, line := range f.trusted {
-				words = append(words, "--trusted-key="+line)
+		if list := map[string][]string{"trusted-key": f.trusted, "trusted-proxy": f.proxies}[flag.Name]; list != nil {
+			for _, one := range list { // keys as lines, wherever their files lie
+				words = append(words, "--"+flag.Name+"="+one)
 			}
 			return
 		}
@@ -241,6 +244,9 @@ func (a *app) serverConfig(ctx context.Context, f *serveFlags, log *slog.Logger)
 	if f.tls.ClientCA != "" && f.tls.Cert == "" {
 		return c, usageError{errors.New("--client-ca needs --tls-cert and --tls-key: without TLS nobody shows a certificate")}
 	}
+	if f.tls.Revoked != "" && f.tls.ClientCA == "" {
+		return c, usageError{errors.New("--client-crl needs --client-ca: without it no certificates count that could be revoked")}
+	}
 	if f.clientCert != "required" && f.clientCert != "optional" {
 		return c, usageError{fmt.Errorf("--client-cert %q: use required or optional", f.clientCert)}
 	}
@@ -258,6 +264,14 @@ func (a *app) serverConfig(ctx context.Context, f *serveFlags, log *slog.Logger)
 	if f.limits.Connections < 0 || f.limits.EachHas < 0 || f.limits.DrainMax < 0 || f.limits.DrainNotice < 0 {
 		return c, usageError{errors.New("numbers of connections and times must not be negative")}
 	}
+	var proxies server.Proxies
+	for _, s := range f.proxies {
+		p, err := server.ParseProxy(s)
+		if err != nil {
+			return c, usageError{fmt.Errorf("--trusted-proxy %w", err)}
+		}
+		proxies = append(proxies, p)
+	}
 	uploads, err := a.uploadsConfig(f)
 	if err != nil {
 		return c, err
@@ -269,7 +283,7 @@ func (a *app) serverConfig(ctx context.Context, f *serveFlags, log *slog.Logger)
 	if _, err := folder.List(ctx); err != nil {
 		return c, err
 	}
-	return server.Config{Folder: folder, Log: log, TLS: f.tls, Access: f.access, Limits: f.limits, Uploads: uploads}, nil
+	return server.Config{Folder: folder, Log: log, TLS: f.tls, Access: f.access, Limits: f.limits, Proxies: proxies, Uploads: uploads}, nil
 }
 
 // accessLog returns where requests are recorded, nil for nowhere.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
 
 	"prestage/internal/testenv"
 )
@@ -78,7 +79,8 @@ func (s *scriptServer) stop(ts *testscript.TestScript) {
 }
 
 // certificates DIR NAME… makes files for TLS: ca.pem, and NAME.pem and NAME.key,
-// which it has signed, with NAME for a name. Certificates called expired are.
+// which it has signed, with NAME for a name. Certificates called expired are; crl.pem
+// revokes those called revoked.
 func certificates(t *testing.T) func(ts *testscript.TestScript, _ bool, args []string) {
 	return func(ts *testscript.TestScript, _ bool, args []string) {
 		dir := ts.MkAbs(args[0])
@@ -87,13 +89,35 @@ func certificates(t *testing.T) func(ts *testscript.TestScript, _ bool, args []s
 		b, err := os.ReadFile(a.File)
 		ts.Check(err)
 		ts.Check(os.WriteFile(filepath.Join(dir, "ca.pem"), b, 0o644))
+		var revoked []string
 		for _, name := range args[1:] {
 			lasts := time.Hour
 			if name == "expired" {
 				lasts = -time.Hour
 			}
 			a.IssueTo(t, filepath.Join(dir, name+".pem"), filepath.Join(dir, name+".key"), name, lasts)
+			if name == "revoked" {
+				revoked = append(revoked, filepath.Join(dir, name+".pem"))
+			}
 		}
+		a.Revoke(t, filepath.Join(dir, "crl.pem"), time.Hour, revoked...)
+	}
+}
+
+// A service gets the flags of "serve install", wherever it is started.
+func TestServeGiven(t *testing.T) {
+	var f serveFlags
+	cmd := &cobra.Command{}
+	f.add(cmd)
+	if err := cmd.ParseFlags([]string{"--images", "repo", "--client-ca", "ca.pem", "--client-crl", "crl.pem", "--access-log", "-",
+		"--trusted-proxy", "10.0.0.7", "--trusted-proxy", "2001:db8::/64", "--limit", "1MiB"}); err != nil {
+		t.Fatal(err)
+	}
+	got := f.given(cmd)
+	want := []string{"--access-log=-", "--client-ca=" + absolute("ca.pem"), "--client-crl=" + absolute("crl.pem"), "--limit=1MiB",
+		"--trusted-proxy=10.0.0.7", "--trusted-proxy=2001:db8::/64"}
+	if !slices.Equal(got, want) || !filepath.IsAbs(absolute("crl.pem")) {
+		t.Errorf("%q\nwant %q", got, want)
 	}
 }
 

@@ -2,7 +2,9 @@ package server
 
 import (
 	"errors"
+	"math"
 	"net/http"
+	"strconv"
 
 	"prestage/internal/repo"
 	"prestage/internal/server/access"
@@ -10,7 +12,8 @@ import (
 
 // admit finds out who asks, or answers that this cannot be believed.
 func (s *Server) admit(w *answer, r *http.Request) bool {
-	reader, err := s.gate.Identify(r)
+	reader, err := s.gate.Identify(r, clientOf(w.remote))
+	var guess access.GuessError
 	switch {
 	case err == nil:
 		w.reader = reader
@@ -18,6 +21,10 @@ func (s *Server) admit(w *answer, r *http.Request) bool {
 	case errors.Is(err, access.ErrUnknown):
 		w.problem = err
 		s.unknown(w)
+	case errors.As(err, &guess):
+		w.problem = err
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(guess.Wait.Seconds()))))
+		because(w, http.StatusTooManyRequests, err.Error())
 	default:
 		later(w, http.StatusServiceUnavailable)
 	}

@@ -18,6 +18,8 @@ type answer struct {
 	http.ResponseWriter
 	ctx     context.Context
 	proto   int        // 2: HTTP/2
+	remote  string     // who asks
+	proxy   string     // who has told so; "": it is the connection
 	line    *pace.Line // nil: no limit
 	minRate int64      // bytes a second that a client must take, after
 	stall   time.Duration

@@ -283,3 +283,24 @@ func TestDrain(t *testing.T) {
 		t.Errorf("nothing was said of it:\n%s", s.log)
 	}
 }
+
+// A proxy that is trusted has as many connections as there are.
+func TestConnectionsOfProxies(t *testing.T) {
+	s := start(t, Config{Limits: Limits{Connections: 5, EachHas: 1}, Proxies: proxies(t, "127.0.0.2")})
+	ask := func(from string) string {
+		t.Helper()
+		c := s.dial(from)
+		send(t, c, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+		b := make([]byte, 12)
+		_, err := io.ReadFull(c, b)
+		must(t, err)
+		return string(b[9:])
+	}
+	for i, c := range []struct{ from, want string }{
+		{"127.0.0.2", "200"}, {"127.0.0.2", "200"}, {"127.0.0.2", "200"}, {"127.0.0.1", "200"}, {"127.0.0.1", "429"}, {"127.0.0.2", "200"}, {"127.0.0.2", "503"},
+	} {
+		if got := ask(c.from); got != c.want {
+			t.Errorf("%d, from %s: %s, want %s", i, c.from, got, c.want)
+		}
+	}
+}

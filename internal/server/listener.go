@@ -16,7 +16,8 @@ const reserve = 128
 // listener counts connections, in total and for each client.
 type listener struct {
 	net.Listener
-	most, mostEach int // 0: no limit
+	most, mostEach int     // 0: no limit
+	proxies        Proxies // each of whose connections counts as a client
 
 	mu    sync.Mutex
 	total int
@@ -45,7 +46,11 @@ func (l *listener) Accept() (net.Conn, error) {
 
 // count takes a connection, nil if there are too many even to say so.
 func (l *listener) count(tcp *net.TCPConn) *conn {
-	c := &conn{TCPConn: tcp, l: l, client: clientOf(tcp.RemoteAddr().String())}
+	remote := tcp.RemoteAddr().String()
+	c := &conn{TCPConn: tcp, l: l, client: clientOf(remote)}
+	if l.proxies.trusts(remote) {
+		c.client = remote
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
@@ -103,17 +108,29 @@ func (c *conn) Close() error {
 // clientOf returns what tells a client from others: its address, of IPv6 the
 // network, which one machine has as a whole.
 func clientOf(remote string) string {
-	a, err := netip.ParseAddrPort(remote)
-	if err != nil {
+	ip, ok := addressOf(remote)
+	if !ok {
 		return remote
 	}
-	ip := a.Addr().Unmap().WithZone("")
 	if ip.Is6() {
 		if p, err := ip.Prefix(64); err == nil {
 			return p.String()
 		}
 	}
 	return ip.String()
+}
+
+// addressOf returns the address in what may have a port, too.
+func addressOf(remote string) (netip.Addr, bool) {
+	a, err := netip.ParseAddr(remote)
+	if err != nil {
+		with, err := netip.ParseAddrPort(remote)
+		if err != nil {
+			return a, false
+		}
+		a = with.Addr()
+	}
+	return a.Unmap().WithZone(""), true
 }
 
 type connKey struct{}

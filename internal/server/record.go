@@ -89,9 +89,12 @@ func (s *Server) record(w *answer, r *http.Request, begun time.Time) {
 		return
 	}
 	attrs := []slog.Attr{
-		slog.String("remote", r.RemoteAddr), slog.String("reader", string(w.reader)), slog.String("method", r.Method),
+		slog.String("remote", w.remote), slog.String("reader", string(w.reader)), slog.String("method", r.Method),
 		slog.String("path", r.URL.Path), slog.String("protocol", r.Proto), slog.Int("status", w.code), slog.Int64("bytes", w.bytes),
 		slog.Float64("seconds", took.Seconds()),
+	}
+	if w.proxy != "" {
+		attrs = append(attrs, slog.String("proxy", w.proxy))
 	}
 	if w.asked != "" {
 		attrs = append(attrs, slog.String("range", w.asked))

@@ -37,9 +37,10 @@ const mostRanges = 64
 func (s *Server) handler() http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		begun := time.Now()
-		line := s.pacer.Join(clientOf(r.RemoteAddr))
+		remote, proxy := s.config.Proxies.remoteOf(r)
+		line := s.pacer.Join(clientOf(remote))
 		defer line.Leave()
-		w := &answer{ResponseWriter: rw, ctx: r.Context(), proto: r.ProtoMajor, line: line, control: http.NewResponseController(rw),
+		w := &answer{ResponseWriter: rw, ctx: r.Context(), proto: r.ProtoMajor, remote: remote, proxy: proxy, line: line, control: http.NewResponseController(rw),
 			minRate: s.config.Limits.MinRate, stall: s.patience.stall, purpose: forOther, asked: r.Header.Get("Range")}
 		s.metrics.running.Inc()
 		defer s.metrics.running.Dec()

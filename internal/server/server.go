@@ -33,6 +33,8 @@ type Config struct {
 	TLS    TLS          // without a certificate, nothing is encrypted
 	Access access.Config
 	Limits Limits
+	// Proxies are believed when they say in the header of a request for whom they ask.
+	Proxies Proxies
 	// Uploads bounds what writers send; its Folder and Log are those above.
 	Uploads upload.Config
 
@@ -72,7 +74,7 @@ func New(c Config) (*Server, error) {
 		return nil, err
 	}
 	if c.TLS.Cert != "" {
-		if s.tls, err = c.TLS.config(c.Log); err != nil {
+		if s.tls, err = c.TLS.config(c.Log, c.Requests); err != nil {
 			return nil, err
 		}
 	}
@@ -119,7 +121,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, ready func()) error 
 		// What clients do wrong is in the log of requests, if anywhere.
 		ErrorLog: silent,
 	}
-	counted := &listener{Listener: l, most: limits.Connections, mostEach: limits.EachHas, each: map[string]int{}}
+	counted := &listener{Listener: l, most: limits.Connections, mostEach: limits.EachHas, proxies: s.config.Proxies, each: map[string]int{}}
 	s.metrics.countConnections(counted)
 	if s.watched != nil {
 		defer s.serveMetrics(s.watched)()

@@ -25,7 +25,7 @@ type Authority struct {
 // NewAuthority makes an authority with a file of its own.
 func NewAuthority(t testing.TB) *Authority {
 	t.Helper()
-	template := &x509.Certificate{Subject: pkix.Name{CommonName: "tests"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	template := &x509.Certificate{Subject: pkix.Name{CommonName: "tests"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign}
 	a := &Authority{cert: template, File: filepath.Join(t.TempDir(), "ca.pem")}
 	var der []byte
 	der, a.key = a.sign(t, template, time.Hour)
@@ -67,6 +67,38 @@ func (a *Authority) IssueTo(t testing.TB, cert, key, name string, lasts time.Dur
 	}
 	writePEM(t, cert, "CERTIFICATE", der)
 	writePEM(t, key, "PRIVATE KEY", b)
+}
+
+// Revoke writes a revocation list of certificates, by their files, which is the
+// latest for some time from now. That may be negative: then it is old.
+func (a *Authority) Revoke(t testing.TB, path string, lasts time.Duration, certs ...string) {
+	t.Helper()
+	writePEM(t, path, "X509 CRL", a.List(t, &x509.RevocationList{NextUpdate: time.Now().Add(lasts)}, certs...))
+}
+
+// List returns a revocation list, DER, from a template to which certificates are
+// added, by their files.
+func (a *Authority) List(t testing.TB, template *x509.RevocationList, certs ...string) []byte {
+	t.Helper()
+	template.Number, template.ThisUpdate = big.NewInt(1), time.Now().Add(-24*time.Hour)
+	for _, path := range certs {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		block, _ := pem.Decode(b)
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		template.RevokedCertificateEntries = append(template.RevokedCertificateEntries,
+			x509.RevocationListEntry{SerialNumber: c.SerialNumber, RevocationTime: template.ThisUpdate})
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, template, a.cert, a.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
 }
 
 func (a *Authority) sign(t testing.TB, template *x509.Certificate, lasts time.Duration) ([]byte, *ecdsa.PrivateKey) {

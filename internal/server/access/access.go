@@ -50,17 +50,19 @@ var kinds = []string{kindUser, kindToken, kindCertificate, kindKerberos}
 
 // Gate knows readers and their rights.
 type Gate struct {
-	config Config
-	users  *reload.Value[users]
-	tokens *reload.Value[tokens]
-	keytab *reload.Value[negotiator]
-	rights *reload.Value[rights]
-	proven proven
+	config  Config
+	users   *reload.Value[users]
+	tokens  *reload.Value[tokens]
+	keytab  *reload.Value[negotiator]
+	rights  *reload.Value[rights]
+	proven  proven
+	guesses *guesses
 }
 
 // New returns the gate that c asks for, after reading its files.
 func New(c Config, log *slog.Logger) (g *Gate, err error) {
 	g = &Gate{config: c, proven: newProven()}
+	g.guesses = newGuesses(g.proven.code)
 	if g.users, err = open(log, "users", c.Users, parseUsers); err != nil {
 		return nil, err
 	}
@@ -88,13 +90,14 @@ func open[T any](log *slog.Logger, what, path string, parse func([]byte) (T, err
 	return v, nil
 }
 
-// Identify returns who makes a request. Who says nothing is Nobody; the error
-// wraps ErrUnknown when what was said is not believed.
-func (g *Gate) Identify(r *http.Request) (Reader, error) {
+// Identify returns who makes a request, from a client that is told from others by
+// its address. Who says nothing is Nobody; the error wraps ErrUnknown when what was
+// said is not believed, and is a GuessError when it was not looked at.
+func (g *Gate) Identify(r *http.Request, client string) (Reader, error) {
 	scheme, rest, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	switch {
 	case strings.EqualFold(scheme, "Basic") && g.users != nil:
-		return g.basic(r)
+		return g.basic(r, client)
 	case strings.EqualFold(scheme, "Bearer") && g.tokens != nil:
 		return g.tokens.Get().reader(strings.TrimSpace(rest))
 	case strings.EqualFold(scheme, "Negotiate") && g.keytab != nil:
@@ -155,12 +158,15 @@ func (g *Gate) MayLook(reader Reader) bool {
 }
 
 // basic knows who has sent a user name and a password.
-func (g *Gate) basic(r *http.Request) (Reader, error) {
+func (g *Gate) basic(r *http.Request, client string) (Reader, error) {
 	name, password, ok := r.BasicAuth()
 	if !ok {
 		return Nobody, fmt.Errorf("%w: the user name and password cannot be read", ErrUnknown)
 	}
-	ok, err := g.proven.check(r.Context(), g.users.Get(), name, password)
+	users := g.users.Get()
+	ok, err := g.guesses.try(r.Context(), client, name,
+		func() bool { return g.proven.knows(users, name, password) },
+		func() (bool, error) { return g.proven.check(r.Context(), users, name, password) })
 	switch {
 	case err != nil:
 		return Nobody, err

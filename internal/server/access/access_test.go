@@ -117,7 +117,7 @@ func TestIdentify(t *testing.T) {
 		{"a certificate where none counts", open, shown(machine, true), Nobody, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, err := c.gate.Identify(c.r)
+			got, err := c.gate.Identify(c.r, "10.0.0.1")
 			if got != c.want || errors.Is(err, ErrUnknown) != c.bad || (err != nil) != c.bad {
 				t.Errorf("%q, %v; want %q", got, err, c.want)
 			}
@@ -136,10 +136,10 @@ func TestIdentify(t *testing.T) {
 
 	// A password that was right is wrong as soon as the file says so.
 	must(t, os.WriteFile(users, []byte(user(t, "alice", "other")), 0o600))
-	if _, err := all.Identify(basic("alice", "secret")); !errors.Is(err, ErrUnknown) {
+	if _, err := all.Identify(basic("alice", "secret"), "10.0.0.1"); !errors.Is(err, ErrUnknown) {
 		t.Errorf("the old password: %v", err)
 	}
-	if got, err := all.Identify(basic("alice", "other")); got != "user:alice" {
+	if got, err := all.Identify(basic("alice", "other"), "10.0.0.1"); got != "user:alice" {
 		t.Errorf("the new password: %v", err)
 	}
 }
@@ -329,7 +329,7 @@ func FuzzAuthorization(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		r, err := g.Identify(asked(s))
+		r, err := g.Identify(asked(s), "10.0.0.1")
 		if (err == nil) == (r == Nobody) && s != "" && strings.TrimSpace(s) != "" && !strings.HasPrefix(s, " ") {
 			t.Errorf("%q: %q, %v", s, r, err)
 		}

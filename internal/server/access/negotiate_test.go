@@ -38,7 +38,7 @@ func TestNegotiate(t *testing.T) {
 	keys := realm.Keytab(t, "HTTP/localhost")
 	g := newGate(t, Config{Keytab: keys})
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		who, err := g.Identify(r)
+		who, err := g.Identify(r, "10.0.0.1")
 		if err != nil || who == Nobody {
 			g.Challenge(w.Header())
 			w.WriteHeader(http.StatusUnauthorized)

@@ -86,6 +86,12 @@ func newProven() proven {
 	}
 }
 
+// knows reports whether a password is the user's and was found right before.
+func (p *proven) knows(u users, name, password string) bool {
+	hash, known := u.hashes[name]
+	return known && p.has(p.code(name, password, string(hash)))
+}
+
 // check reports whether a password is the user's.
 func (p *proven) check(ctx context.Context, u users, name, password string) (bool, error) {
 	hash, known := u.hashes[name]

@@ -74,13 +74,19 @@ func newPlan(x, old *ckm.Index, base string) *plan {
 
 // planned returns the plan of an upload whose INDEX was accepted.
 func (s *Store) planned(ctx context.Context, u *upload) (*plan, error) {
-	s.mu.Lock()
-	p, unfilled := u.plan, u.unfilled
-	s.mu.Unlock()
-	if p != nil {
+	if p, _ := s.plan(u); p != nil {
 		return p, nil
 	}
-	x, _, err := u.index()
+	leave, err := s.decoder(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	p, unfilled := s.plan(u)
+	if p != nil { // somebody has made it meanwhile
+		return p, nil
+	}
+	x, _, err := s.index(u)
 	if err != nil {
 		return nil, err
 	}
@@ -97,6 +103,14 @@ func (s *Store) planned(ctx context.Context, u *upload) (*plan, error) {
 	defer s.mu.Unlock()
 	u.plan = p
 	return p, nil
+}
+
+// plan returns the plan of an upload, nil if it has none yet, and whether what lies
+// here already did not help.
+func (s *Store) plan(u *upload) (p *plan, unfilled bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return u.plan, u.unfilled
 }
 
 // A request is not kept waiting longer than fillTime; bytes are copied in slices of

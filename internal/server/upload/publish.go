@@ -93,7 +93,12 @@ func (s *Store) publish(ctx context.Context, u *upload) error {
 	case <-ctx.Done():
 		return fmt.Errorf("%w: the server ends", ErrBusy)
 	}
-	x, encoded, err := u.index()
+	leave, err := s.decoder(ctx)
+	if err != nil {
+		return fmt.Errorf("%w: the server ends", ErrBusy)
+	}
+	defer leave()
+	x, encoded, err := s.index(u)
 	if err != nil {
 		return err
 	}

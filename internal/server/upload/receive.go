@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 
 	"prestage/ckm"
@@ -98,22 +97,22 @@ func (s *Store) Append(ctx context.Context, id ID, p Piece) (repo.UploadPart, er
 	if p.Part == repo.UploadData {
 		return s.appendData(ctx, u, p)
 	}
-	return s.appendSmall(u, p)
+	return s.appendSmall(ctx, u, p)
 }
 
 // appendSmall adds to the INDEX or to the patch.
-func (s *Store) appendSmall(u *upload, p Piece) (repo.UploadPart, error) {
+func (s *Store) appendSmall(ctx context.Context, u *upload, p Piece) (repo.UploadPart, error) {
 	have := u.part(p.Part)
 	if have.Complete || p.Offset != have.Offset {
 		return have, ErrOffset
 	}
 	most := int64(ckm.MaxIndexSize)
 	if p.Part == repo.UploadPatch {
-		x, _, err := u.index()
+		plan, err := s.planned(ctx, u)
 		if err != nil {
 			return have, err
 		}
-		most = int64(x.CKMLength) // a larger one saves nothing
+		most = plan.length // a larger one saves nothing
 	}
 	if p.Length > most || p.Offset+p.Bytes > p.Length {
 		return have, fmt.Errorf("%w: %s of %d bytes; it may have %d", ErrTooLarge, p.Part, p.Length, most)
@@ -133,7 +132,7 @@ func (s *Store) appendSmall(u *upload, p Piece) (repo.UploadPart, error) {
 		return have, fmt.Errorf("%w: it should have %d bytes", ErrOffset, p.Length)
 	}
 	if p.Part == repo.UploadIndex {
-		err = s.accept(u)
+		err = s.accept(ctx, u)
 	}
 	if err == nil {
 		err = durable.Replace(u.path(p.Part+partExt), u.path(p.Part))
@@ -156,9 +155,14 @@ func (s *Store) forgetEmpty(u *upload) {
 }
 
 // accept checks an INDEX that has come, and finds room for its CKM.
-func (s *Store) accept(u *upload) error {
+func (s *Store) accept(ctx context.Context, u *upload) error {
+	leave, err := s.decoder(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	path := u.path(repo.UploadIndex + partExt)
-	x, _, err := readIndex(path, u.ID)
+	x, _, err := s.readIndex(path, u.ID)
 	if err != nil {
 		return err
 	}
@@ -180,31 +184,6 @@ func (s *Store) accept(u *upload) error {
 		return err
 	}
 	return nil
-}
-
-// index returns the INDEX of an upload, which was accepted.
-func (u *upload) index() (*ckm.Index, []byte, error) {
-	x, b, err := readIndex(u.path(repo.UploadIndex), u.ID)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, fmt.Errorf("%w: the INDEX", ErrOrder)
-	}
-	return x, b, err
-}
-
-func readIndex(path string, id ID) (*ckm.Index, []byte, error) {
-	b, err := repo.ReadIndexFile(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	x, err := ckm.Decode(b)
-	if err != nil {
-		return nil, nil, fmt.Errorf("%w: the INDEX: %w", ErrDamaged, err)
-	}
-	if x.Name != id.Name || x.Version != id.Version || x.Digest() != id.Digest {
-		return nil, nil, fmt.Errorf("%w: it is the INDEX of %s with the digest %s, not of %s with %s", ErrDamaged,
-			repo.ImageName(x.Name, x.Version), x.Digest(), id.image(), id.Digest)
-	}
-	return x, b, nil
 }
 
 // appendData adds to the CKM.

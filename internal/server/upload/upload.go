@@ -98,10 +98,12 @@ type Store struct {
 	c   Config
 	dir string
 
-	check chan struct{} // held while a package is checked: others need the processors, too
-	life  context.Context
-	end   context.CancelFunc
-	jobs  sync.WaitGroup
+	check    chan struct{} // held while a package is checked: others need the processors, too
+	decoding chan struct{} // held while an INDEX is in memory
+	decode   func(b []byte) (*ckm.Index, error)
+	life     context.Context
+	end      context.CancelFunc
+	jobs     sync.WaitGroup
 
 	mu      sync.Mutex
 	lock    *flock.Flock // nil: not open yet
@@ -125,7 +127,7 @@ type upload struct {
 
 // New returns the store of a folder. Close ends it.
 func New(c Config) *Store {
-	s := &Store{c: c, dir: c.Folder.Path(folderName), check: make(chan struct{}, 1)}
+	s := &Store{c: c, dir: c.Folder.Path(folderName), check: make(chan struct{}, 1), decoding: make(chan struct{}, decoders), decode: ckm.Decode}
 	s.life, s.end = context.WithCancel(context.Background())
 	return s
 }
