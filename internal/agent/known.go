@@ -135,12 +135,8 @@ func (k *Known) rule(image, machine string) (policy.Rule, bool) {
 	if k.policy == nil {
 		return policy.Rule{}, false
 	}
-	own := k.policy.For(machine)
-	if r, ok := own[image]; ok {
-		return r, true
-	}
 	// It may have been installed by hand: what is asked of it holds all the same.
-	return k.policy.Images[image], false
+	return k.policy.Rule(image, machine)
 }
 
 // assigned returns the images that the policy assigns to a machine.

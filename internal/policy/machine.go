@@ -57,6 +57,12 @@ func (p *Policy) For(machine string) map[string]Rule {
 	return own
 }
 
+// Rule returns the rule for an image, and whether a machine is to have the image by it.
+func (p *Policy) Rule(image, machine string) (r Rule, assigned bool) {
+	r = p.Images[image]
+	return r, p.names(r.Machines, machine)
+}
+
 func (p *Policy) names(list []string, machine string) bool {
 	machine = strings.ToLower(machine)
 	short, _, _ := strings.Cut(machine, ".")
