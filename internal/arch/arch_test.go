@@ -66,13 +66,14 @@ var allowed = map[string][]string{
 	"internal/server/access": {"internal/server/reload"},
 	"internal/server/reload": {},
 	"internal/msrpc":         {},
-	"internal/smbhost":       {"internal/acl", "internal/host", "internal/msrpc", "internal/settings"},
+	"internal/ticket":        {},
+	"internal/smbhost":       {"internal/acl", "internal/host", "internal/msrpc", "internal/settings", "internal/ticket"},
 	"internal/sshhost":       {"internal/acl", "internal/host", "internal/settings"},
 	// A fleet knows its machines by what a Job makes of them, never an adapter.
 	"internal/fleet":      {"internal/daytime", "internal/durable", "internal/host", "internal/prestage", "internal/repo", "internal/sign"},
 	"internal/fleet/view": {"internal/fleet"},
 	"cmd/prestage": {"ckm", "internal/agent", "internal/assemble", "internal/bundle", "internal/client", "internal/daytime", "internal/disk", "internal/durable", "internal/event", "internal/fleet", "internal/fleet/view", "internal/fsmap", "internal/fsmap/guest", "internal/fsmap/volume", "internal/host", "internal/ledger",
-		"internal/localhost", "internal/pack", "internal/patch", "internal/policy", "internal/prestage", "internal/repo", "internal/server", "internal/server/access", "internal/server/upload", "internal/service", "internal/settings", "internal/sign", "internal/smbhost", "internal/sshhost", "internal/verify"},
+		"internal/localhost", "internal/pack", "internal/patch", "internal/policy", "internal/prestage", "internal/repo", "internal/server", "internal/server/access", "internal/server/upload", "internal/service", "internal/settings", "internal/sign", "internal/smbhost", "internal/sshhost", "internal/ticket", "internal/verify"},
 
 	"internal/host/hosttest": {"internal/acl", "internal/host", "internal/settings"},
 	"internal/testenv":       {},
