@@ -46,7 +46,7 @@ var allowed = map[string][]string{
 		"internal/fsmap/volume", "internal/fsmap/xfs"},
 	"internal/pack":      {"ckm", "internal/chunk", "internal/disk", "internal/fsmap", "internal/fsmap/volume", "internal/progress"},
 	"internal/patch":     {"ckm", "internal/disk", "internal/fsmap", "internal/fsmap/guest", "internal/progress", "internal/repo"},
-	"internal/repo":      {"ckm", "internal/durable", "internal/event"},
+	"internal/repo":      {"ckm", "internal/durable", "internal/event", "internal/ticket"},
 	"internal/assemble":  {"ckm", "internal/disk", "internal/durable", "internal/progress", "internal/repo"},
 	"internal/verify":    {"ckm", "internal/assemble", "internal/durable", "internal/progress", "internal/repo", "internal/sign"},
 	"internal/host":      {"internal/acl", "internal/settings"},

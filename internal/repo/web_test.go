@@ -898,7 +898,7 @@ func trusting(t *testing.T, s *httptest.Server) *Web {
 	r := newWeb(t, s.URL)
 	roots := x509.NewCertPool()
 	roots.AddCert(s.Certificate())
-	transport := r.client.Transport.(*http.Transport)
+	transport := r.client.Transport.(*tickets).Transport
 	transport.TLSClientConfig = transport.TLSClientConfig.Clone()
 	if transport.TLSClientConfig == nil {
 		t.Fatal("no TLS settings")

@@ -27,6 +27,8 @@ type Cache struct {
 	client *client.Client
 	user   string // USER@REALM
 	until  time.Time
+
+	sealing sync.Mutex // while a token is made
 }
 
 // Open returns the user's credential cache: $KRB5CCNAME, or the one in /tmp. It

@@ -8,6 +8,7 @@ import (
 	"github.com/jcmturner/gokrb5/v8/client"
 	"github.com/jcmturner/gokrb5/v8/iana/errorcode"
 	"github.com/jcmturner/gokrb5/v8/messages"
+	"github.com/jcmturner/gokrb5/v8/spnego"
 	"github.com/jcmturner/gokrb5/v8/types"
 )
 
@@ -24,6 +25,24 @@ type grant struct {
 func (c *Cache) Service(ctx context.Context, service string) (*client.Client, error) {
 	g, err := c.grant(ctx, service)
 	return g.client, err
+}
+
+// Token returns what tells a service, once, whose ticket it is: a token of SPNEGO
+// (RFC 4178). The errors are those of Service.
+func (c *Cache) Token(ctx context.Context, service string) ([]byte, error) {
+	g, err := c.grant(ctx, service)
+	if err != nil {
+		return nil, err
+	}
+	// To the service, two that were made in the same microsecond are one.
+	c.sealing.Lock()
+	defer c.sealing.Unlock()
+	first, err := spnego.NewNegTokenInitKRB5(g.client, g.ticket, g.key)
+	if err != nil {
+		return nil, err
+	}
+	t := spnego.SPNEGOToken{Init: true, NegTokenInit: first}
+	return t.Marshal()
 }
 
 func (c *Cache) grant(ctx context.Context, service string) (grant, error) {

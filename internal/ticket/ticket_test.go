@@ -70,6 +70,31 @@ func TestService(t *testing.T) {
 	has(t, err, ErrNone, "kinit")
 }
 
+// Tokens are for one use each, and there may be a ticket later.
+func TestTokens(t *testing.T) {
+	r := krbtest.Start(t)
+	r.AddUser(t, "alice")
+	r.Keytab(t, "HTTP/localhost")
+	t.Setenv("KRB5CCNAME", r.Path("cache"))
+	var tokens Tokens
+	_, err := tokens.Token(t.Context(), "HTTP/localhost")
+	has(t, err, ErrNone, "kinit")
+	r.Relogin(t, "alice", "1h")
+	seen := map[string]bool{}
+	for range 3 {
+		b, err := tokens.Token(t.Context(), "HTTP/localhost")
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen[string(b)] = true
+	}
+	if len(seen) != 3 {
+		t.Error("a token comes twice")
+	}
+	_, err = tokens.Token(t.Context(), "HTTP/elsewhere")
+	has(t, err, ErrRefused, "HTTP/elsewhere")
+}
+
 func TestNone(t *testing.T) {
 	none := func(name, want string) {
 		t.Helper()
