@@ -107,13 +107,14 @@ func (t *tickets) sign(req *http.Request) (*http.Request, error) {
 
 var errNoKDC = fmt.Errorf("no KDC has given a Kerberos ticket within %v", ticketWait)
 
-// refused is the error of an answer that asks for a ticket, and why there is none.
+// refused is the error of an answer that asks for a ticket, and says why there is
+// none. It is not of that one's kind: a cache that is not there is no missing image.
 func (t *tickets) refused(resp *http.Response, err error) error {
 	other := ""
 	if takes(resp, "Basic") || takes(resp, "Bearer") {
 		other = fmt.Sprintf("; or give it what else it takes: a user and a password in the URL, or a token in $%s", TokenVar)
 	}
-	return &fatalError{unavailable{fmt.Errorf("%s: the server refused: %s; %w%s", t.server, resp.Status, err, other)}}
+	return &fatalError{unavailable{fmt.Errorf("%s: the server refused: %s; %v%s", t.server, resp.Status, err, other)}}
 }
 
 // end takes what is left of an answer, so that its connection can be used again.
