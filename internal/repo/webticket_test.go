@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"prestage/internal/event"
+	"prestage/internal/ticket"
 )
 
 // purse makes tokens that can be told apart: "HTTP/host 1", "HTTP/host 2", ….
@@ -198,7 +199,7 @@ func TestWebNoTicket(t *testing.T) {
 	refused(strings.Replace(d.URL, "localhost", "127.0.0.1", 1), &purse{}, "by their names and not by addresses such as 127.0.0.1")
 	d.used = map[string]bool{"HTTP/localhost 1": true, "HTTP/localhost 2": true, "HTTP/localhost 3": true, "HTTP/localhost 4": true, "HTTP/localhost 5": true}
 	d.came = nil
-	refused(d.URL, &purse{}, "the Kerberos ticket for HTTP/localhost is not accepted", "kinit", "the clocks")
+	refused(d.URL, &purse{}, "the Kerberos ticket for HTTP/localhost is not accepted", ticket.Renew, "the clocks")
 	d.saw(t, "", "HTTP/localhost 1", "HTTP/localhost 2", "HTTP/localhost 3", "HTTP/localhost 4", "HTTP/localhost 5")
 }
 

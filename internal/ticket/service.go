@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/jcmturner/gokrb5/v8/client"
+	"github.com/jcmturner/gokrb5/v8/gssapi"
 	"github.com/jcmturner/gokrb5/v8/iana/errorcode"
 	"github.com/jcmturner/gokrb5/v8/messages"
 	"github.com/jcmturner/gokrb5/v8/spnego"
@@ -37,12 +38,15 @@ func (c *Cache) Token(ctx context.Context, service string) ([]byte, error) {
 	// To the service, two that were made in the same microsecond are one.
 	c.sealing.Lock()
 	defer c.sealing.Unlock()
-	first, err := spnego.NewNegTokenInitKRB5(g.client, g.ticket, g.key)
+	t, err := spnego.NewKRB5TokenAPREQ(g.client, g.ticket, g.key, []int{gssapi.ContextFlagInteg, gssapi.ContextFlagConf}, nil)
 	if err != nil {
 		return nil, err
 	}
-	t := spnego.SPNEGOToken{Init: true, NegTokenInit: first}
-	return t.Marshal()
+	b, err := t.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	return wrap(b)
 }
 
 func (c *Cache) grant(ctx context.Context, service string) (grant, error) {

@@ -5,7 +5,9 @@ package ticket
 import (
 	"errors"
 
+	"github.com/jcmturner/gokrb5/v8/gssapi"
 	"github.com/jcmturner/gokrb5/v8/iana/errorcode"
+	"github.com/jcmturner/gokrb5/v8/spnego"
 )
 
 // ErrNone says that there is no Kerberos ticket that could be used.
@@ -34,4 +36,11 @@ var advice = map[int32]string{
 	errorcode.KRB_AP_ERR_MODIFIED:         "the machine cannot read the ticket: another machine answers at its address, or it has lost the trust of the domain",
 	errorcode.KRB_AP_ERR_BADKEYVER:        "the key of the machine has changed; get a new ticket with kinit",
 	errorcode.KRB_AP_ERR_NOKEY:            "the key of the machine has changed; get a new ticket with kinit",
+}
+
+// wrap returns a token of Kerberos (RFC 4121) as the first one of SPNEGO.
+func wrap(token []byte) ([]byte, error) {
+	t := spnego.SPNEGOToken{Init: true, NegTokenInit: spnego.NegTokenInit{MechTokenBytes: token}}
+	t.NegTokenInit.MechTypes = append(t.NegTokenInit.MechTypes, gssapi.OIDKRB5.OID())
+	return t.Marshal()
 }
