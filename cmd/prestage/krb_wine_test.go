@@ -69,5 +69,5 @@ func TestWineKerberos(t *testing.T) {
 	run(0, []string{"upload", "win11", "--images", p.Windows(folder), "--to", server}, "uploaded win11:1")
 	run(0, list, "win11")
 	run(0, []string{"remove", "win11:1", "--images", server}, "removed win11:1")
-	run(1, []string{"list", "--images", strings.Replace(server, "localhost", "127.0.0.1", 1)}, "not by addresses such as 127.0.0.1")
+	run(1, []string{"list", "--images", strings.Replace(server, "localhost", "127.0.0.1", 1)}, "not for an address such as 127.0.0.1")
 }

@@ -49,10 +49,11 @@ func (t *tickets) RoundTrip(req *http.Request) (*http.Response, error) {
 		return t.Transport.RoundTrip(req)
 	}
 	first := req
+	var missing error // why there is no ticket; the server may not need one any more
 	if t.asked.Load() {
-		if signed, err := t.sign(req); err == nil {
-			first = signed
-		} // if it needs one all the same, it says so
+		if first, missing = t.sign(req); missing != nil {
+			first = req
+		}
 	}
 	resp, err := t.Transport.RoundTrip(first)
 	if err != nil || !asksForTicket(resp) {
@@ -60,12 +61,15 @@ func (t *tickets) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	end(resp)
 	t.asked.Store(true)
-	again, err := t.sign(req)
+	var again *http.Request
+	if missing == nil {
+		again, missing = t.sign(req)
+	}
 	switch {
 	case req.Context().Err() != nil:
 		return nil, req.Context().Err()
-	case err != nil:
-		return nil, t.refused(resp, err)
+	case missing != nil:
+		return nil, t.refused(resp, missing)
 	}
 	if req.Body != nil && req.Body != http.NoBody {
 		if req.GetBody == nil {
@@ -89,15 +93,15 @@ func (t *tickets) service() string { return "HTTP/" + strings.ToLower(t.server.H
 // sign returns the request with a ticket.
 func (t *tickets) sign(req *http.Request) (*http.Request, error) {
 	if _, err := netip.ParseAddr(t.server.Hostname()); err == nil {
-		return nil, fmt.Errorf("Kerberos knows machines by their names and not by addresses such as %s", t.server.Hostname())
+		return nil, fmt.Errorf("a Kerberos ticket is for the name of a server and not for an address such as %s; use its name in the URL", t.server.Hostname())
 	}
 	ctx, cancel := context.WithTimeoutCause(req.Context(), ticketWait, errNoKDC)
 	defer cancel()
 	token, err := t.tokens.Token(ctx, t.service())
-	if ctx.Err() != nil && req.Context().Err() == nil {
-		err = errNoKDC
-	}
-	if err != nil {
+	switch {
+	case err != nil && errors.Is(context.Cause(ctx), errNoKDC):
+		return nil, errNoKDC
+	case err != nil:
 		return nil, err
 	}
 	req = req.Clone(req.Context())

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"prestage/internal/event"
@@ -194,9 +195,19 @@ func TestWebNoTicket(t *testing.T) {
 		}
 	}
 	d := newDoorman(t, catalog)
+	p := &purse{}
+	r := withTokens(t, d.URL, p)
+	if _, err := r.List(t.Context()); err != nil {
+		t.Error(err)
+	}
+	p.err = errors.New("it has expired")
+	if _, err := r.List(t.Context()); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "it has expired") {
+		t.Error(err)
+	}
+	d.saw(t, "", "HTTP/localhost 1", "")
 	refused(d.URL, &purse{err: fmt.Errorf("no ticket: %w; get one with kinit", fs.ErrNotExist)}, "401 Unauthorized; no ticket: file does not exist; get one with kinit; or give it what else it takes")
 	d.saw(t, "", "", "")
-	refused(strings.Replace(d.URL, "localhost", "127.0.0.1", 1), &purse{}, "by their names and not by addresses such as 127.0.0.1")
+	refused(strings.Replace(d.URL, "localhost", "127.0.0.1", 1), &purse{}, "not for an address such as 127.0.0.1; use its name")
 	d.used = map[string]bool{"HTTP/localhost 1": true, "HTTP/localhost 2": true, "HTTP/localhost 3": true, "HTTP/localhost 4": true, "HTTP/localhost 5": true}
 	d.came = nil
 	refused(d.URL, &purse{}, "the Kerberos ticket for HTTP/localhost is not accepted", ticket.Renew, "the clocks")
@@ -233,6 +244,14 @@ func TestWebTicketInterrupted(t *testing.T) {
 	if _, err := r.List(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
+	synctest.Test(t, func(t *testing.T) {
+		u, _ := url.Parse("https://images.example/")
+		w := &tickets{server: u, tokens: silentKDC{}}
+		req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, u.String(), nil)
+		if _, err := w.sign(req); !errors.Is(err, errNoKDC) {
+			t.Error(err)
+		}
+	})
 }
 
 type silentKDC struct{}
