@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"prestage/internal/krbtest"
 	"prestage/internal/sambatest"
@@ -58,4 +59,113 @@ func TestFleetKerberos(t *testing.T) {
 	// A password that is given wins.
 	says(d.run(t, 5, []string{"PRESTAGE_PASSWORD=wrong"}, "status", "--hosts", domain), "user root: unknown, or the password is wrong", "Check the user and the password")
 	d.run(t, 0, []string{"PRESTAGE_PASSWORD_COMMAND=sh " + d.write(t, "password.sh", "echo '"+sambatest.Password+"'\n")}, "status", "--hosts", domain)
+}
+
+// A server that knows readers and writers by tickets, and programs that have no more
+// than one.
+func TestServeKerberos(t *testing.T) {
+	testenv.NeedTime(t)
+	d := newDesk(t)
+	r := krbtest.Start(t)
+	r.AddUser(t, "alice")
+	r.AddUser(t, "host/pc-001")
+	authority := testenv.NewAuthority(t)
+	cert, key := authority.Issue(t, "localhost", time.Hour)
+	t.Setenv("SSL_CERT_FILE", authority.File)
+	served, events := filepath.Join(d.dir, "served"), filepath.Join(d.dir, "events.db")
+	if err := os.Mkdir(served, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	rights := d.write(t, "rights.toml", `[[allow]]
+images = ["*"]
+readers = ["kerberos:*@PRESTAGE.TEST"]
+writers = ["kerberos:alice@PRESTAGE.TEST"]
+`)
+	server, _ := serving(t, d.exe, "serve", "--listen", "127.0.0.1:0", "--images", served, "--tls-cert", cert, "--tls-key", key,
+		"--keytab", r.Keytab(t, "HTTP/localhost"), "--rights", rights, "--events", events)
+	server = strings.Replace(server, "127.0.0.1", "localhost", 1)
+	config := d.write(t, "prestage.toml", "")
+	env := []string{"PRESTAGE_CONFIG=" + config}
+	run := func(code int, args ...string) (out string) {
+		t.Helper()
+		return d.run(t, code, env, args...)
+	}
+	says := func(out string, want ...string) {
+		t.Helper()
+		for _, w := range want {
+			if !strings.Contains(out, w) {
+				t.Errorf("nothing of %q in\n%s", w, out)
+			}
+		}
+	}
+	image := testenv.Random(1, 3<<20)
+	pack := func() {
+		t.Helper()
+		image[1<<20]++
+		d.write(t, "a.img", string(image))
+		run(0, "pack", "a.img", "--name", "win11", "--images", "repo")
+	}
+	run(0, "setup", d.dir)
+	pack()
+
+	t.Setenv("KRB5CCNAME", r.Path("cache"))
+	for _, args := range [][]string{{"list", "--images", server}, {"upload", "win11", "--images", "repo", "--to", server}, {"remove", "win11:1", "--images", server}} {
+		says(run(1, args...), "the server refused: 401", "no Kerberos ticket", "get one with kinit")
+	}
+	says(run(4, "install", "win11", "--images", server), "the server refused: 401", "no Kerberos ticket", "get one with kinit")
+
+	r.Relogin(t, "alice", "1h")
+	says(run(0, "upload", "win11", "--images", "repo", "--to", server), "uploaded win11:1")
+	says(run(0, "list", "--images", server), "win11")
+	says(run(0, "install", "win11", "--images", server), server)
+	pack()
+	run(0, "upload", "win11", "--images", "repo", "--to", server)
+	says(run(0, "update", "win11", "--images", server), "win11:2")
+	if got, err := os.ReadFile(filepath.Join(d.dir, "MED-V Images", "win11", "2", "a.img")); err != nil || string(got) != string(image) {
+		t.Errorf("another image: %v", err)
+	}
+	run(0, "remove", "win11:1", "--images", server)
+	pack()
+	run(0, "upload", "win11", "--images", "repo", "--to", server)
+
+	// A machine has a ticket of its own, which is renewed while its agent runs.
+	r.Relogin(t, "host/pc-001", "1h")
+	says(run(1, "remove", "win11:2", "--images", server), "403", "kerberos:host/pc-001@PRESTAGE.TEST is no writer")
+	run(0, "policy", "set", "win11", "--machines", "*", "--update", "force", "--images", served)
+	d.write(t, "prestage.toml", fmt.Sprintf("server = %q\n", server)+read(t, config))
+	agent := d.command(env, "agent", "run")
+	if err := agent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { agent.Process.Kill(); agent.Wait() })
+	until(t, "the agent has updated the image", func() bool {
+		_, err := os.Stat(filepath.Join(d.dir, "MED-V Images", "win11", "3"))
+		return err == nil
+	})
+	r.Relogin(t, "host/pc-001", "2s")
+	var out string
+	until(t, "the ticket has expired", func() bool {
+		cmd := d.command(env, "list", "--images", server)
+		b, _ := cmd.CombinedOutput()
+		out = string(b)
+		return cmd.ProcessState.ExitCode() != 0
+	})
+	says(out, "the server refused: 401", "that of host/pc-001@PRESTAGE.TEST", "has expired", "get one with kinit")
+	run(1, "agent", "poll", "--wait", "1s")
+	r.Relogin(t, "host/pc-001", "1h")
+	run(0, "agent", "poll", "--wait", "2m")
+	until(t, "the agent has told of the update", func() bool {
+		out = run(0, "report", "activity", "--events", events, "--json")
+		return strings.Contains(out, "win11:3")
+	})
+	says(out, `"reader":"kerberos:host/pc-001@PRESTAGE.TEST"`)
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
 }

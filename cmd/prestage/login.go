@@ -17,6 +17,7 @@ import (
 	"prestage/internal/host"
 	"prestage/internal/smbhost"
 	"prestage/internal/sshhost"
+	"prestage/internal/ticket"
 )
 
 // Where a password comes from, in this order; else a Kerberos ticket does for
@@ -37,7 +38,7 @@ type login struct {
 	passwords map[string]string
 
 	ticket   sync.Once
-	kerberos *smbhost.Kerberos // nil if there is no ticket
+	kerberos *ticket.Cache // nil if there is no ticket
 	noTicket error
 }
 
@@ -77,7 +78,7 @@ func (l *login) dial(ctx context.Context, m fleet.Machine) (remote, error) {
 // user who was named, if any; else a password that is asked for.
 func (l *login) credentials(o *smbhost.Options, name string) (err error) {
 	if !passwordGiven() {
-		l.ticket.Do(func() { l.kerberos, l.noTicket = smbhost.OpenKerberos() })
+		l.ticket.Do(func() { l.kerberos, l.noTicket = ticket.Open() })
 		switch {
 		case l.noTicket != nil:
 			err = l.noTicket

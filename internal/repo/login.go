@@ -13,7 +13,7 @@ import (
 
 // Environment variables that say who asks a web server for packages, beside the
 // user name and password that a URL may hold. They are for all servers that are
-// asked.
+// asked. Who has none of these may have a Kerberos ticket.
 const (
 	TokenVar      = "PRESTAGE_TOKEN"       // a bearer token
 	ClientCertVar = "PRESTAGE_CLIENT_CERT" // the file of a certificate, PEM
@@ -22,15 +22,16 @@ const (
 
 // login is who asks a web server.
 type login struct {
-	user  *url.Userinfo
-	token string
+	user    *url.Userinfo
+	token   string
+	private bool // nobody overhears what is sent to the server
 }
 
 // newLogin returns who asks the server at u. Nothing that could be used by others
 // goes where they could overhear it.
 func newLogin(u *url.URL) (login, error) {
-	l := login{user: u.User, token: os.Getenv(TokenVar)}
-	if u.Scheme == "https" || isLoopback(u.Hostname()) {
+	l := login{user: u.User, token: os.Getenv(TokenVar), private: u.Scheme == "https" || isLoopback(u.Hostname())}
+	if l.private {
 		return l, nil
 	}
 	if l.user != nil {

@@ -36,7 +36,8 @@ type Web struct {
 
 // NewWeb returns the repository at u. A user name and password in u are used
 // for Basic authentication; who asks may also stand in the environment. Both are
-// refused where they could be overheard.
+// refused where they could be overheard. A server that asks for a Kerberos ticket
+// gets one if neither is there.
 func NewWeb(u *url.URL) (*Web, error) {
 	who, err := newLogin(u)
 	if err != nil {
@@ -55,7 +56,7 @@ func NewWeb(u *url.URL) (*Web, error) {
 	if err := clientCertificate(t); err != nil {
 		return nil, err
 	}
-	return &Web{base: base, login: who, client: &http.Client{Transport: t, CheckRedirect: checkRedirect},
+	return &Web{base: base, login: who, client: &http.Client{Transport: who.withTickets(t, base), CheckRedirect: checkRedirect},
 		Stall: 30 * time.Second, Retries: 6, pause: time.Second / 4}, nil
 }
 

@@ -904,7 +904,7 @@ func trusting(t *testing.T, s *httptest.Server) *Web {
 
 func (r *Web) trust(t *testing.T, roots *x509.CertPool) {
 	t.Helper()
-	transport := r.client.Transport.(*http.Transport)
+	transport := r.client.Transport.(*tickets).Transport
 	transport.TLSClientConfig = transport.TLSClientConfig.Clone()
 	if transport.TLSClientConfig == nil {
 		t.Fatal("no TLS settings")

@@ -18,7 +18,7 @@ func (h *Host) logon(ctx context.Context) error {
 	var k *ticketInitiator
 	if o.Kerberos != nil {
 		var err error
-		if k, err = o.Kerberos.initiator(ctx, o.Name); err != nil {
+		if k, err = newTicketInitiator(ctx, o.Kerberos, o.Name); err != nil {
 			return err
 		}
 		initiator = k

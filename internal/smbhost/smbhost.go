@@ -18,6 +18,7 @@ import (
 	"prestage/internal/acl"
 	"prestage/internal/host"
 	"prestage/internal/settings"
+	"prestage/internal/ticket"
 )
 
 // Options say how a machine is reached.
@@ -28,7 +29,7 @@ type Options struct {
 	User     string // also DOMAIN\user, or user@domain
 	Password string
 	// Kerberos logs on with a ticket instead of user and password.
-	Kerberos *Kerberos
+	Kerberos *ticket.Cache
 	// Silence is how long a machine may not answer before it counts as gone.
 	Silence time.Duration
 }
