@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -73,6 +74,7 @@ func Start(t testing.TB, options ...string) *Server {
 			cmd.Process.Kill()
 			<-done
 		}
+		s.endHelpers()
 	})
 	for end := time.Now().Add(15 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		c, err := net.Dial("tcp", "127.0.0.1:"+s.Port)
@@ -82,6 +84,23 @@ func Start(t testing.TB, options ...string) *Server {
 		}
 		if time.Now().After(end) {
 			t.Fatalf("smbd does not listen: %v\n%s", err, out.Bytes())
+		}
+	}
+}
+
+// endHelpers ends what smbd has started beside itself: samba-dcerpcd makes itself a
+// daemon and stays, with what it has started. All have the name of the configuration.
+func (s *Server) endHelpers() {
+	names, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, name := range names {
+		line, err := os.ReadFile(name)
+		if err != nil || !bytes.Contains(line, []byte(s.Path("smb.conf"))) {
+			continue
+		}
+		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(name))); err == nil {
+			if p, err := os.FindProcess(pid); err == nil {
+				p.Kill()
+			}
 		}
 	}
 }
