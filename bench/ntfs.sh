@@ -4,10 +4,10 @@
 #   bench/ntfs.sh VERSIONS
 #
 # VERSIONS is what "bench/image.sh --versions" prints. It gets ntfs-v1.raw (the
-# files of v1.raw), ntfs-minor.raw and ntfs-later.raw (changed to those of minor.raw
-# and later.raw, over their old blocks), ntfs-renewed.raw (to those of minor.raw too,
-# by new files that take the place of the old ones, as Windows and apt do it) and
-# ntfs-rebuilt.raw (those of later.raw, written anew). What is there stays.
+# files of v1.raw), ntfs-minor.raw and ntfs-later.raw (changed in place to those of
+# minor.raw and later.raw), ntfs-rebuilt.raw (those of later.raw, written anew), and
+# ntfs-used.raw (ntfs-v1.raw with as much in its free space as apt has downloaded and
+# deleted in v1.raw). What is there stays.
 #
 # Exit codes: 0 they are there, 77 skipped (the reason is on stderr), anything else:
 # building them failed.
@@ -26,7 +26,7 @@ if [ $# != 1 ] || [ ! -f "$1/v1.raw" ]; then
 fi
 versions=$(realpath -- "$1")
 missing=
-for v in v1 later minor renewed rebuilt; do
+for v in v1 later minor rebuilt used; do
 	[ -f "$versions/ntfs-$v.raw" ] || missing+=" $v"
 done
 [ -n "$missing" ] || exit 0
@@ -51,21 +51,33 @@ cleanup() {
 trap cleanup EXIT
 mkdir "$work/ntfs" "$work/tree"
 
-# fill IMAGE VERSION OPTION... makes the files on an NTFS volume those of a version.
+# fill IMAGE VERSION makes the files on an NTFS volume those of a version.
 fill() {
-	local image=$1 version=$2
-	shift 2
-	mount -o loop,ro,noload "$versions/$version.raw" "$work/tree"
-	ntfs-3g -o big_writes "$image" "$work/ntfs"
+	mount -o loop,ro,noload "$versions/$2.raw" "$work/tree"
+	ntfs-3g -o big_writes "$1" "$work/ntfs"
 	# Owners and modes are not what Windows has; nor are devices and sockets.
-	rsync --recursive --links --times --hard-links --delete --whole-file "$@" "$work/tree/" "$work/ntfs/"
-	umount "$work/ntfs" "$work/tree"
-	# The driver goes on for a moment after its volume is unmounted.
+	rsync --recursive --links --times --hard-links --delete --inplace --whole-file "$work/tree/" "$work/ntfs/"
+	umount "$work/tree"
+	settle "$1"
+}
+
+# use IMAGE writes to an NTFS volume what is deleted again.
+use() {
+	ntfs-3g -o big_writes "$1" "$work/ntfs"
+	head -c 700M /dev/urandom >"$work/ntfs/downloads"
+	sync -f "$work/ntfs/downloads"
+	rm "$work/ntfs/downloads"
+	settle "$1"
+}
+
+# settle IMAGE unmounts an NTFS volume. The driver goes on for a moment after that.
+settle() {
+	umount "$work/ntfs"
 	for _ in $(seq 100); do
-		ntfsfix -n "$image" >/dev/null 2>&1 && break
+		ntfsfix -n "$1" >/dev/null 2>&1 && break
 		sleep 0.1
 	done
-	sync -- "$image"
+	sync -- "$1"
 }
 
 # v1 is made first: others are made of it.
@@ -79,10 +91,9 @@ for v in $missing; do
 	*) cp --sparse=always "$versions/ntfs-v1.raw" "$work/$v.raw" ;;
 	esac
 	case $v in
-	v1) fill "$work/$v.raw" v1 --inplace ;;
-	later | minor) fill "$work/$v.raw" "$v" --inplace ;;
-	renewed) fill "$work/$v.raw" minor ;;
-	rebuilt) fill "$work/$v.raw" later --inplace ;;
+	v1 | later | minor) fill "$work/$v.raw" "$v" ;;
+	rebuilt) fill "$work/$v.raw" later ;;
+	used) use "$work/$v.raw" ;;
 	esac
 	mv -- "$work/$v.raw" "$versions/ntfs-$v.raw"
 done

@@ -31,7 +31,6 @@ var changes = []change{
 	{oldVersion, "later.raw", "update, patches and programs in place", 0, false},
 	{oldVersion, rebuilt, "update, rebuilt image", 0.58, true},
 	{"ntfs-v1.raw", "ntfs-minor.raw", "update, NTFS, patches in place, browser held", 0.38, false},
-	{"ntfs-v1.raw", "ntfs-renewed.raw", "update, NTFS, patches by new files, browser held", 0.38, false},
 	{"ntfs-v1.raw", "ntfs-later.raw", "update, NTFS, patches and programs in place", 0, false},
 	{"ntfs-v1.raw", "ntfs-rebuilt.raw", "update, NTFS, rebuilt image", 0.58, false},
 	{"v1.vhdx", "rebuilt.vhdx", "update, VHDX, rebuilt image", 0.58, false},
@@ -120,7 +119,7 @@ func (b *bench) updates() ([]row, error) {
 }
 
 // used are versions whose free space holds what was deleted.
-var used = []string{oldVersion, "ntfs-renewed.raw", "v1.vhdx"}
+var used = []string{oldVersion, "ntfs-used.raw", "v1.vhdx"}
 
 // usedPackages compares packages that leave free space out with desync's stores.
 func (b *bench) usedPackages() (rows []row, err error) {
