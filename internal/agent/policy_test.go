@@ -296,6 +296,7 @@ func TestClockJumps(t *testing.T) {
 	s.ask("win11", func(r *policy.Rule) { r.Update, r.Version, r.Window = policy.Force, 1, window })
 	m := s.newMachine()
 	m.agent.Times.LookMax = 50 * time.Millisecond
+	m.agent.Times.Poll = 1000 * time.Hour // no answer of the server ends the work here
 	var clock atomic.Int64
 	set := func(hour int) { clock.Store(time.Date(2026, 12, 1, hour, 0, 0, 0, time.Local).UnixNano()) }
 	m.agent.Now = func() time.Time { return time.Unix(0, clock.Load()) }
@@ -326,6 +327,8 @@ func TestClockJumps(t *testing.T) {
 	}
 	m.tells(Waiting, "the window 22:00-06:00 is closed")
 	s.ask("win11", func(r *policy.Rule) { r.Limit = 0 })
+	must(t, RequestPoll(m.store))
+	m.tells(PolicyUsed, "policy 4 ")
 	set(47)
 	m.eventually("version 2 is installed", func() bool { return m.has(v[1]) })
 }
