@@ -83,6 +83,9 @@ func TestUnit(t *testing.T) {
 		for _, args := range [][]string{{"agent", "run"}, {"agent", "run", "--config", `/a b/100% $HOME 'x' "y" \z;`, ""}} {
 			text, err := service.Unit(append([]string{program}, args...))
 			must(t, err)
+			if strings.Contains(text, "\nNice=10\nIOSchedulingClass=idle\n") != service.yields {
+				t.Errorf("how %s treats others: %s", service.Name, text)
+			}
 			path := filepath.Join(t.TempDir(), service.UnitName)
 			must(t, os.WriteFile(path, []byte(text), 0o644))
 			out, err := exec.Command("systemd-analyze", "verify", "--man=no", path).CombinedOutput()

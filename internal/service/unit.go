@@ -15,10 +15,6 @@ type manners struct {
 
 var agentManners = manners{
 	after: "local-fs.target network.target", stop: "30s", capabilities: "CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER",
-	more: `# It works while people do: they come first.
-Nice=10
-IOSchedulingClass=idle
-`,
 }
 
 // serverManners let the server end in its own time, which --drain says.
@@ -43,7 +39,11 @@ func (s Service) Unit(command []string) (string, error) {
 		}
 		quoted = append(quoted, quote(word, i > 0))
 	}
-	return fmt.Sprintf(unit, s.DisplayName, s.unit.after, strings.Join(quoted, " "), s.unit.stop, s.unit.more, s.unit.capabilities), nil
+	more := s.unit.more
+	if s.yields {
+		more += yielding
+	}
+	return fmt.Sprintf(unit, s.DisplayName, s.unit.after, strings.Join(quoted, " "), s.unit.stop, more, s.unit.capabilities), nil
 }
 
 // quote spells a word so that systemd reads it as it is. Variables are not
@@ -58,6 +58,11 @@ func quote(word string, variables bool) string {
 	}
 	return word
 }
+
+// yielding has all others come first, at processors and disks.
+const yielding = `Nice=10
+IOSchedulingClass=idle
+`
 
 const unit = `[Unit]
 Description=%s
