@@ -27,14 +27,19 @@ func (a *app) catalogCommand() *cobra.Command {
 			if err := r.WriteCatalog(cmd.Context()); err != nil {
 				return err
 			}
+			path := r.Path(repo.CatalogName)
+			wrote := map[string]any{"catalog": path, "images": len(entries)}
 			if iis {
 				if err := r.WriteWebConfig(); err != nil {
 					return err
 				}
+				wrote["web_config"] = r.Path(repo.WebConfigName)
 			}
-			path := r.Path(repo.CatalogName)
-			return a.report(map[string]any{"catalog": path, "images": len(entries)}, func(w io.Writer) {
+			return a.report(wrote, func(w io.Writer) {
 				fmt.Fprintf(w, "wrote %s with %s\n", path, count(len(entries), "image"))
+				if iis {
+					fmt.Fprintf(w, "wrote %s\n", r.Path(repo.WebConfigName))
+				}
 			})
 		},
 	}

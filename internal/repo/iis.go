@@ -18,6 +18,9 @@ const WebConfigName = "web.config"
 //go:embed web.config
 var webConfig []byte
 
+// ownMark tells a web.config of ours from those of others, also one of another version.
+var ownMark = []byte(`Written by "prestage catalog"`)
+
 // WriteWebConfig writes what IIS needs to serve the folder: it does not serve files
 // whose extensions it does not know. A file that somebody else wrote is not touched,
 // which is an error.
@@ -26,7 +29,7 @@ func (r *Folder) WriteWebConfig() error {
 	switch b, err := os.ReadFile(path); {
 	case err == nil && bytes.Equal(b, webConfig):
 		return nil
-	case err == nil && !bytes.Contains(b, []byte(`Written by "prestage catalog"`)):
+	case err == nil && !bytes.Contains(b, ownMark):
 		return fmt.Errorf("%s is there already, and is not from prestage: move it away, run this again, and put both together by hand", path)
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/xml"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -96,16 +97,21 @@ func TestWebOfIIS(t *testing.T) {
 	}
 }
 
-// Somebody's own web.config stays.
-func TestWebConfigOfOthers(t *testing.T) {
+// Somebody else's web.config stays; one of ours, of another version, does not.
+func TestWebConfigThatIsThere(t *testing.T) {
 	folder := NewFolder(t.TempDir())
-	own := []byte("<configuration></configuration>")
-	must(t, os.WriteFile(folder.Path(WebConfigName), own, 0o644))
-	if err := folder.WriteWebConfig(); err == nil || !strings.Contains(err.Error(), "move it away") {
-		t.Error(err)
-	}
-	if b, _ := os.ReadFile(folder.Path(WebConfigName)); !bytes.Equal(b, own) {
-		t.Errorf("%s", b)
+	others, old := []byte("<configuration></configuration>"), append(bytes.Clone(webConfig), "<!-- old -->"...)
+	for _, c := range []struct {
+		have, want []byte
+		says       string
+	}{{others, others, "move it away"}, {old, webConfig, "<nil>"}} {
+		must(t, os.WriteFile(folder.Path(WebConfigName), c.have, 0o644))
+		if err := folder.WriteWebConfig(); !strings.Contains(fmt.Sprint(err), c.says) {
+			t.Error(err)
+		}
+		if b, _ := os.ReadFile(folder.Path(WebConfigName)); !bytes.Equal(b, c.want) {
+			t.Errorf("%s", b)
+		}
 	}
 }
 
