@@ -315,6 +315,15 @@ func limiter(s string) (*rate.Limiter, error) {
 	return client.Limiter(n), err
 }
 
+// byteSize reads a number of bytes.
+func byteSize(flag, s string) (int64, error) {
+	n, err := units.RAMInBytes(s)
+	if err != nil || n <= 0 {
+		return 0, usageError{fmt.Errorf("%s %q: use a number of bytes, for instance 500GiB", flag, s)}
+	}
+	return n, nil
+}
+
 // byteRate reads a number of bytes a second; 0, for none, if s is empty.
 func byteRate(flag, s string) (int64, error) {
 	if s == "" {

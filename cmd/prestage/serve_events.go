@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"prestage/internal/ledger"
@@ -25,7 +24,7 @@ type eventsFlags struct {
 func (f *eventsFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.where, "events", "", "take what machines tell into this database: a file, or postgres://USER@HOST/DATABASE")
 	cmd.Flags().StringVar(&f.keep, "keep-events", "400d", "forget events after so many days; 0 keeps all")
-	cmd.Flags().StringVar(&f.most, "events-most", "64GiB", "most bytes of the file of --events: then machines keep what they have to tell; 0 is no limit")
+	cmd.Flags().StringVar(&f.most, "events-most", "", "most bytes of the file of --events: then machines keep what they have to tell; 0 is no limit (default 64GiB)")
 }
 
 // oldest returns how old events may get, 0 for no limit.
@@ -40,15 +39,28 @@ func (f *eventsFlags) oldest() (time.Duration, error) {
 	return time.Duration(days) * 24 * time.Hour, nil
 }
 
+// Sizes of the file of events, in bytes.
+const (
+	usualEvents = 64 << 30 // at most, if nobody says otherwise
+	leastEvents = 1 << 20  // an empty one has some hundred KiB
+)
+
 // bounds returns how much is kept.
 func (f *eventsFlags) bounds() (b ledger.Bounds, err error) {
-	if b.Oldest, err = f.oldest(); err != nil || f.most == "0" {
+	if b.Oldest, err = f.oldest(); err != nil {
 		return b, err
 	}
-	if b.Most, err = units.RAMInBytes(f.most); err != nil || b.Most < 1<<20 {
-		return b, usageError{fmt.Errorf("--events-most %q: use a size of 1MiB or more, for instance 20GiB, or 0 for no limit", f.most)}
+	switch {
+	case f.most != "" && ledger.IsServer(f.where):
+		return b, usageError{errors.New("--events-most is for a file: what PostgreSQL may take is set there")}
+	case f.most == "":
+		b.Most = usualEvents
+	case f.most != "0":
+		if b.Most, err = byteSize("--events-most", f.most); err == nil && b.Most < leastEvents {
+			err = usageError{fmt.Errorf("--events-most %q: use 1MiB or more, or 0 for no limit", f.most)}
+		}
 	}
-	return b, nil
+	return b, err
 }
 
 // open begins to keep events as the flags say, into c, until close is called.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
 
 	"prestage/internal/repo"
@@ -166,8 +165,8 @@ func (a *app) uploadsConfig(f *serveFlags) (c upload.Config, err error) {
 		if bytes.text == "" {
 			continue
 		}
-		if *bytes.into, err = units.RAMInBytes(bytes.text); err != nil || *bytes.into <= 0 {
-			return c, usageError{fmt.Errorf("%s %q: use a number of bytes, for instance 500GiB", flag, bytes.text)}
+		if *bytes.into, err = byteSize(flag, bytes.text); err != nil {
+			return c, err
 		}
 	}
 	if len(f.trusted) == 0 {

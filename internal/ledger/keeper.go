@@ -52,9 +52,9 @@ type Bounds struct {
 	Most   int64         // bytes of a file, about: what would make it larger is refused
 }
 
-// Keep begins to keep the ledger at where, see Open, within bounds. What goes wrong with the database is told to
-// log, with what to do about it, and ends nothing; only a where that cannot be
-// understood is an error.
+// Keep begins to keep the ledger at where, see Open, within bounds. What goes wrong
+// with the database is told to log, with what to do about it, and ends nothing; only
+// a where that cannot be understood is an error.
 func Keep(where string, b Bounds, log *slog.Logger) (*Keeper, error) {
 	return keep(where, b, log, usualWaits)
 }
