@@ -59,14 +59,12 @@ func (s *Server) takeReport(w *answer, r *http.Request) {
 	w.purpose = forEvents
 	if code := refusalOf(r.Context()); code != 0 {
 		w.Header().Set("Connection", "close")
-		s.unread(w)
 		later(w, code)
 		return
 	}
 	body, code, why := s.readReport(w, r)
 	defer s.reports.room.Add(-int64(cap(body)))
 	if code != 0 {
-		s.unread(w)
 		s.failReport(w, code, why)
 		return
 	}
@@ -162,11 +160,6 @@ func (s *Server) readBody(from io.Reader) (body []byte, code int, why error) {
 
 // answered stands for a status that was sent already.
 const answered = -1
-
-// unread says that the rest of a request need not be waited for.
-func (s *Server) unread(w *answer) {
-	w.control.SetReadDeadline(time.Now().Add(s.patience.header))
-}
 
 // failReport answers that a report was not taken.
 func (s *Server) failReport(w *answer, code int, why error) {

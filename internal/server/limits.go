@@ -1,6 +1,7 @@
 package server
 
 import (
+	"io"
 	"net/http"
 	"time"
 )
@@ -48,7 +49,24 @@ func (s *Server) sane(w *answer, r *http.Request) bool {
 	default:
 		return true
 	}
-	// What else comes of it need not be waited for.
-	w.control.SetReadDeadline(time.Now().Add(s.patience.header))
 	return false
+}
+
+// lingerBytes is how much is read of a request that was refused.
+const lingerBytes = 4 << 20
+
+// settle ends a request that was refused: the rest of its body need not be waited for
+// long, but is not to cost the client its answer. A connection that is closed while
+// bytes arrive is reset, and what the client has not read yet is lost (RFC 9112, 9.6).
+// net/http sees to that, unless the client itself asked to close.
+func (s *Server) settle(w *answer, r *http.Request) {
+	if w.code < 400 || r.ContentLength == 0 {
+		return
+	}
+	w.control.SetReadDeadline(time.Now().Add(s.patience.header))
+	// Who expects to be told to continue sends nothing after a refusal.
+	if r.ProtoMajor == 1 && r.Close && r.Header.Get("Expect") == "" {
+		w.control.Flush()
+		io.CopyN(io.Discard, r.Body, lingerBytes)
+	}
 }

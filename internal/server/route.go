@@ -47,6 +47,7 @@ func (s *Server) handler() http.Handler {
 		defer s.record(w, r, begun)
 		w.extend(0)
 		s.route(w, r)
+		s.settle(w, r)
 	})
 }
 

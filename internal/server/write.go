@@ -44,12 +44,6 @@ func isWrite(r *http.Request) bool {
 // write answers to requests of writers: those below upload/, and DELETE of the INDEX
 // of a package, which is what makes it one.
 func (s *Server) write(w *answer, r *http.Request, name string) {
-	// What comes of a request that is refused need not be waited for.
-	defer func() {
-		if w.code >= 400 {
-			w.control.SetReadDeadline(time.Now().Add(s.patience.header))
-		}
-	}()
 	if below, ok := strings.CutPrefix(name, repo.UploadPath); ok {
 		w.purpose = forUpload
 		s.upload(w, r, below)
