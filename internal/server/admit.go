@@ -50,6 +50,18 @@ func (s *Server) unknown(w *answer) {
 	fail(w, http.StatusForbidden) // only a certificate would help
 }
 
+// invite says in the header of an answer that the client would perhaps see more if it
+// said who it is (RFC 9110, 11.6.1), as it is not asked to. It has all challenges, as
+// an answer 401 would: which one suits is for the client to choose. Browsers and curl
+// heed none but those of a 401, so that nobody is asked for a password; our own clients
+// take up Negotiate. To who has shown a ticket it is never said: there it would be the
+// server's part of the negotiation (RFC 4559, 5).
+func (s *Server) invite(w *answer) {
+	if w.reader == access.Nobody && s.gate.Hides() {
+		s.gate.Challenge(w.Header())
+	}
+}
+
 // readable returns those entries that a reader may read.
 func (s *Server) readable(entries []repo.Entry, reader access.Reader) []repo.Entry {
 	if s.gate.Open() {

@@ -220,6 +220,7 @@ func (s *Server) small(w *answer, r *http.Request, kind string, b []byte) {
 	w.Header().Set("Content-Type", kind)
 	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
 	keep(w, cacheShortly, s.gate.Open())
+	s.invite(w)
 	w.Header().Set("ETag", `"`+hex.EncodeToString(sum[:16])+`"`)
 	serve(w, r, time.Time{}, bytes.NewReader(b))
 }

@@ -157,6 +157,16 @@ func (g *Gate) MayLook(reader Reader) bool {
 	return reader != Nobody || !g.config.asks()
 }
 
+// Hides reports whether there are images that somebody who is known may read, and
+// Nobody not: who says who it is may see more. It does not matter which images there
+// are, or the answer would tell.
+func (g *Gate) Hides() bool {
+	if g.rights != nil {
+		return g.rights.Get().hides
+	}
+	return g.config.asks()
+}
+
 // basic knows who has sent a user name and a password.
 func (g *Gate) basic(r *http.Request, client string) (Reader, error) {
 	name, password, ok := r.BasicAuth()

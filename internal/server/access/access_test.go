@@ -339,6 +339,32 @@ func FuzzAuthorization(f *testing.F) {
 	})
 }
 
+// Whether there is more for some than for all follows from the rights alone.
+func TestHides(t *testing.T) {
+	allow := func(images, readers string) string {
+		return "[[allow]]\nimages = [" + images + "]\nreaders = [" + readers + "]\n"
+	}
+	tokens := file(t, "")
+	for rights, want := range map[string]bool{
+		"":                                     false,
+		allow("'a'", "'*'"):                    true,
+		allow("'*'", "'anyone'"):               false,
+		allow("'a'", "'anyone', 'user:alice'"): false,
+		allow("'a'", "'anyone'") + allow("'b'", "'user:alice'"):                           true,
+		allow("'b'", "'user:alice'") + allow("'*'", "'anyone'"):                           false,
+		allow("'a-*'", "'anyone'") + allow("'a-b', 'a-*', 'a-*-c'", "'user:alice'"):       false,
+		allow("'a-*'", "'anyone'") + allow("'a-b', 'a*'", "'user:alice'"):                 true,
+		allow("'a'", "'anyone'") + "[[allow]]\nimages = ['*']\nwriters = ['token:build']": false,
+	} {
+		if got := newGate(t, Config{Tokens: tokens, Rights: file(t, rights)}).Hides(); got != want {
+			t.Errorf("%v for\n%s", got, rights)
+		}
+	}
+	if newGate(t, Config{}).Hides() || !newGate(t, Config{Tokens: tokens}).Hides() {
+		t.Error("without rights, who is known may read all, and all may where nobody is")
+	}
+}
+
 // Writers are those that rights name, and nobody else.
 func TestMayWrite(t *testing.T) {
 	open := func(rights string) *Gate {

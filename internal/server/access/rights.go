@@ -19,6 +19,7 @@ const (
 type rights struct {
 	allowed []allowance
 	anyone  bool // may read something
+	hides   bool // something from those who are not known, which others may read
 	writers bool // there are some
 }
 
@@ -72,8 +73,17 @@ func parseRights(b []byte) (rights, error) {
 		}
 		r.allowed = append(r.allowed, one)
 	}
+	for i, a := range file.Allow {
+		if len(r.allowed[i].readers) > 0 {
+			r.hides = r.hides || slices.ContainsFunc(a.Images, func(image string) bool { return !r.shows(image) })
+		}
+	}
 	return r, nil
 }
+
+// shows reports whether anyone may read all images that a text with * stands for:
+// what takes in the text as it is takes in whatever is put for its *.
+func (r rights) shows(images string) bool { return r.allow(Nobody, images) }
 
 // isWho reports whether a text stands for those who are known, or some of them.
 func isWho(s string) bool {
