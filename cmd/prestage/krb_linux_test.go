@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -159,6 +160,118 @@ writers = ["kerberos:alice@PRESTAGE.TEST"]
 		return strings.Contains(out, "win11:3")
 	})
 	says(out, `"reader":"kerberos:host/pc-001@PRESTAGE.TEST"`)
+}
+
+// A server that shows something to anyone, and more to whom it knows by tickets.
+func TestServeKerberosAnyone(t *testing.T) {
+	testenv.NeedTime(t)
+	d := newDesk(t)
+	says := func(out string, want ...string) {
+		t.Helper()
+		for _, w := range want {
+			if !strings.Contains(out, w) {
+				t.Errorf("nothing of %q in\n%s", w, out)
+			}
+		}
+	}
+	r := krbtest.Start(t)
+	r.AddUser(t, "alice")
+	r.AddUser(t, "host/pc-001")
+	served, log := filepath.Join(d.dir, "served"), filepath.Join(d.dir, "log")
+	pack := func(name string, seed byte) {
+		t.Helper()
+		d.write(t, "a.img", string(testenv.Random(seed, 1<<20)))
+		d.run(t, 0, nil, "pack", "a.img", "--name", name, "--images", served)
+	}
+	pack("demo", 1)
+	pack("win11", 2)
+	rights := d.write(t, "rights.toml", `[[allow]]
+images = ["demo"]
+readers = ["anyone"]
+[[allow]]
+images = ["win*"]
+readers = ["kerberos:*@PRESTAGE.TEST"]
+`)
+	server, _ := serving(t, d.exe, "serve", "--listen", "127.0.0.1:0", "--images", served, "--keytab", r.Keytab(t, "HTTP/localhost"), "--rights", rights, "--access-log", log)
+	server = strings.Replace(server, "127.0.0.1", "localhost", 1)
+	config := d.write(t, "prestage.toml", "")
+	env := []string{"PRESTAGE_CONFIG=" + config}
+	run := func(code int, args ...string) (out string) {
+		t.Helper()
+		return d.run(t, code, env, args...)
+	}
+	sees := func(want ...string) {
+		t.Helper()
+		out := run(0, "list", "--images", server)
+		for _, image := range []string{"demo", "win11"} {
+			if strings.Contains(out, image) != slices.Contains(want, image) {
+				t.Errorf("it should see %v:\n%s", want, out)
+			}
+		}
+	}
+	run(0, "setup", d.dir)
+
+	t.Setenv("KRB5CCNAME", r.Path("cache"))
+	sees("demo")
+	run(0, "install", "demo", "--images", server)
+	says(run(4, "install", "win11", "--images", server), "not found: image win11", "there may be more for who shows a Kerberos ticket: no Kerberos ticket", "get one with kinit")
+	r.Relogin(t, "alice", "1h")
+	sees("demo", "win11")
+	run(0, "install", "win11", "--images", server)
+	pack("win11", 3)
+	run(0, "update", "win11", "--images", server)
+	r.Relogin(t, "alice", "1s")
+	time.Sleep(1500 * time.Millisecond)
+	sees("demo")
+
+	// The agent follows with the machine's ticket, which it shows at once after the
+	// first time; without one it goes on with what anyone may have.
+	d.run(t, 0, nil, "policy", "set", "win11", "--machines", "*", "--update", "force", "--images", served)
+	d.run(t, 0, nil, "policy", "set", "demo", "--machines", "*", "--update", "force", "--images", served)
+	r.Relogin(t, "host/pc-001", "1h")
+	pack("win11", 4)
+	d.write(t, "prestage.toml", fmt.Sprintf("server = %q\n", server)+read(t, config))
+	agent := d.command(env, "agent", "run")
+	if err := agent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { agent.Process.Kill(); agent.Wait() })
+	has := func(version string) func() bool {
+		return func() bool {
+			_, err := os.Stat(filepath.Join(d.dir, "MED-V Images", filepath.FromSlash(version)))
+			return err == nil
+		}
+	}
+	until(t, "the agent has updated the image", has("win11/3"))
+	before := len(read(t, log))
+	run(0, "agent", "poll", "--wait", "2m")
+	asked := 0
+	for line := range strings.Lines(read(t, log)[before:]) {
+		if strings.Contains(line, "/catalog.json") || strings.Contains(line, "/policy.json") {
+			asked++
+			if !strings.Contains(line, `"reader":"kerberos:host/pc-001@PRESTAGE.TEST"`) {
+				t.Errorf("the agent has not said at once who it is: %s", line)
+			}
+		}
+	}
+	if asked != 2 {
+		t.Errorf("the agent has asked %d times for catalog and policy:\n%s", asked, read(t, log)[before:])
+	}
+	pack("demo", 5)
+	pack("win11", 6)
+	if err := os.Remove(r.Path("cache")); err != nil {
+		t.Fatal(err)
+	}
+	run(0, "agent", "poll", "--wait", "2m")
+	until(t, "the agent has updated what anyone may have", has("demo/2"))
+	if has("win11/4")() {
+		t.Error("the agent has got what it may not see")
+	}
+
+	// A ticket for a key that the server has no more.
+	r.Change(t, "HTTP/localhost")
+	r.Relogin(t, "alice", "1h")
+	sees("demo")
 }
 
 func read(t *testing.T, path string) string {

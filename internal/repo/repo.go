@@ -124,7 +124,11 @@ func Find(ctx context.Context, r Repository, name string, version uint32) (Entry
 				return found, fmt.Errorf("%w: image %s in %s: %w", ErrNotFound, ImageName(name, version), r, p)
 			}
 		}
-		return found, fmt.Errorf("%w: image %s in %s%s", ErrNotFound, ImageName(name, version), r, similar(entries, name))
+		unseen := ""
+		if web, ok := r.(*Web); ok {
+			unseen = web.unseen()
+		}
+		return found, fmt.Errorf("%w: image %s in %s%s%s", ErrNotFound, ImageName(name, version), r, similar(entries, name), unseen)
 	}
 	return found, nil
 }

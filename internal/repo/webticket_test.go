@@ -1,34 +1,41 @@
 package repo
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"path"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"prestage/ckm"
 	"prestage/internal/event"
 	"prestage/internal/ticket"
 )
 
 // purse makes tokens that can be told apart: "HTTP/host 1", "HTTP/host 2", ….
 type purse struct {
-	mu  sync.Mutex
-	n   int
-	err error
+	mu    sync.Mutex
+	n     int
+	asked int // how often for a token, also in vain
+	err   error
 }
 
 func (p *purse) Token(_ context.Context, service string) ([]byte, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.asked++
 	if p.err != nil {
 		return nil, p.err
 	}
@@ -137,6 +144,200 @@ func TestWebTicket(t *testing.T) {
 	d.refuses = "HTTP/localhost 2"
 	list(r)
 	d.saw(t, "HTTP/localhost 2", "HTTP/localhost 3")
+}
+
+// porch is a server that shows something to everybody, more to who has a token, and
+// says so. What it refuses is a token that is not good.
+type porch struct {
+	*doorman
+	code         int            // of a refusal
+	public, more map[string]int // the versions of images that it shows
+	closed       bool           // only to who has a token
+	busy         bool           // to who has a token
+}
+
+func newPorch(t *testing.T) *porch {
+	p := &porch{doorman: &doorman{used: map[string]bool{}}, code: http.StatusUnauthorized, public: map[string]int{"demo": 1}, more: map[string]int{"win": 1}}
+	p.Server = serve(t, func(w http.ResponseWriter, r *http.Request) {
+		known := p.admits(r)
+		shown := maps.Clone(p.public)
+		if known {
+			maps.Copy(shown, p.more)
+		} else {
+			w.Header().Set("WWW-Authenticate", `Negotiate, Basic realm="x"`)
+		}
+		name, _, _, isPackage := ckm.ParseFileName(path.Base(r.URL.Path))
+		switch {
+		case !known && r.Header.Get("Authorization") != "":
+			w.WriteHeader(p.code)
+		case !known && p.closed, !known && isPackage && shown[name] == 0:
+			w.WriteHeader(http.StatusUnauthorized)
+		case known && p.busy:
+			w.WriteHeader(http.StatusServiceUnavailable)
+		case isPackage:
+			static(w, r, []byte("of "+name))
+		default:
+			c := &Catalog{Format: 1}
+			for _, name := range slices.Sorted(maps.Keys(shown)) {
+				c.Images = append(c.Images, NewEntry(&ckm.Info{Name: name, Version: uint32(shown[name])}, ckm.Digest{}, 1))
+			}
+			b := c.Encode()
+			w.Header().Set("ETag", `"`+ckm.Sum(b).String()+`"`)
+			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(b))
+		}
+	})
+	p.URL = strings.Replace(p.URL, "127.0.0.1", "localhost", 1)
+	return p
+}
+
+// lacks wants an image not to be found, for a reason that says so much of tickets.
+func (p *porch) lacks(t *testing.T, r *Web, want string) {
+	t.Helper()
+	_, err := Find(t.Context(), r, "win", 0)
+	_, why, _ := strings.Cut(fmt.Sprint(err), "; there may be more for who shows a Kerberos ticket: ")
+	if !errors.Is(err, ErrNotFound) || (want == "") != (why == "") || !strings.Contains(why, want) {
+		t.Errorf("%v, should be ErrNotFound with %q", err, want)
+	}
+	p.came = nil
+}
+
+// shows lists what a client sees, after so many requests with those words.
+func (p *porch) shows(t *testing.T, r *Web, want string, came ...string) {
+	t.Helper()
+	entries, err := r.List(t.Context())
+	if err != nil {
+		t.Error(err)
+	}
+	var have []string
+	for _, e := range entries {
+		have = append(have, ImageName(e.Name, e.Version))
+	}
+	if got := strings.Join(have, " "); got != want {
+		t.Errorf("it sees %q, should see %q", got, want)
+	}
+	p.saw(t, came...)
+}
+
+// Who has a ticket sees what it may, though the server does not insist; when it has
+// once worked, in one request.
+func TestWebTicketShowsMore(t *testing.T) {
+	p := newPorch(t)
+	tokens := &purse{}
+	r := withTokens(t, p.URL, tokens)
+	p.shows(t, r, "demo:1 win:1", "", "HTTP/localhost 1")
+	p.shows(t, r, "demo:1 win:1", "HTTP/localhost 2")
+	if b, err := Policy(t.Context(), r); err != nil || !bytes.Contains(b, []byte("win")) {
+		t.Errorf("%s, %v", b, err)
+	}
+	p.saw(t, "HTTP/localhost 3")
+	if _, err := withTokens(t, p.URL, &purse{n: 3}).Index(t.Context(), "demo", 1); !errors.Is(err, ckm.ErrFormat) {
+		t.Error(err)
+	}
+	p.saw(t, "") // a package is the same for all
+
+	// Without a ticket there is what everybody may see, and what all others may fetch.
+	tokens.asked, tokens.err = 0, errors.New("it has expired")
+	p.shows(t, r, "demo:1", "")
+	if tokens.asked != 1 {
+		t.Errorf("there was no ticket, %d times", tokens.asked)
+	}
+	for _, c := range []struct{ image, want string }{{"demo", "of demo"}, {"demo", "of demo"}, {"win", "it has expired"}} {
+		if _, err := r.Index(t.Context(), c.image, 1); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, should have %q", c.image, err, c.want)
+		}
+	}
+	p.saw(t, "", "", "")
+	if tokens.asked != 2 {
+		t.Errorf("a ticket was looked for %d times, for what all may have too", tokens.asked)
+	}
+	p.shows(t, r, "demo:1", "")
+
+	// A copy of what all may see is not taken for what the ticket's owner may see, nor
+	// the other way round.
+	p.more["win"] = 2
+	tokens.err = nil
+	r.client.Transport.(*tickets).asked.Store(false)
+	p.shows(t, r, "demo:1 win:2", "", "HTTP/localhost 4")
+	p.more["win"] = 3
+	p.shows(t, r, "demo:1 win:3", "HTTP/localhost 5")
+	r.client.Transport.(*tickets).asked.Store(false)
+	p.public["demo"] = 2
+	p.shows(t, r, "demo:2 win:3", "", "HTTP/localhost 6")
+	r.client.Transport.(*tickets).asked.Store(false)
+	p.shows(t, r, "demo:2 win:3", "", "HTTP/localhost 7") // not modified
+	p.more = nil
+	p.lacks(t, r, "")
+	tokens.n = 7
+	p.used["HTTP/localhost 8"] = false
+	p.shows(t, r, "demo:2", "HTTP/localhost 8")
+	r.client.Transport.(*tickets).asked.Store(false)
+	p.shows(t, r, "demo:2", "", "HTTP/localhost 9") // not modified for all, nor for the owner
+	p.more = map[string]int{"win": 4}
+	r.client.Transport.(*tickets).asked.Store(false)
+	p.shows(t, r, "demo:2 win:4", "", "HTTP/localhost 10") // not modified for all
+
+	// A server that is busy with what the ticket's owner may see has not said that
+	// there is no more.
+	p.busy = true
+	r = withTokens(t, p.URL, &purse{n: 10})
+	if _, err := r.List(t.Context()); !errors.Is(err, ErrUnavailable) {
+		t.Error(err)
+	}
+	p.saw(t, "", "HTTP/localhost 11", "", "HTTP/localhost 12", "", "HTTP/localhost 13")
+}
+
+// Where a ticket need not be, one that is not there or not good is in nobody's way.
+func TestWebTicketNotNeeded(t *testing.T) {
+	p := newPorch(t)
+	for range 2 {
+		p.shows(t, withTokens(t, p.URL, &purse{err: fmt.Errorf("no ticket: %w", fs.ErrNotExist)}), "demo:1", "")
+		p.shows(t, withTokens(t, strings.Replace(p.URL, "localhost", "127.0.0.1", 1), &purse{}), "demo:1", "")
+	}
+	p.lacks(t, withTokens(t, p.URL, &purse{err: fmt.Errorf("no ticket: %w", fs.ErrNotExist)}), "no ticket: file does not exist")
+	for _, p.code = range []int{http.StatusUnauthorized, http.StatusForbidden, http.StatusBadRequest, http.StatusRequestHeaderFieldsTooLarge} {
+		p.used = map[string]bool{"HTTP/localhost 1": true, "HTTP/localhost 2": true, "HTTP/localhost 4": true, "HTTP/localhost 5": true, "HTTP/localhost 6": true}
+		r := withTokens(t, p.URL, &purse{})
+		p.lacks(t, withTokens(t, p.URL, &purse{}), "the Kerberos ticket for HTTP/localhost is not accepted")
+		p.shows(t, r, "demo:1", "", "HTTP/localhost 1")
+		p.shows(t, r, "demo:1", "", "HTTP/localhost 2") // not modified
+		p.shows(t, r, "demo:1 win:1", "", "HTTP/localhost 3")
+		p.shows(t, r, "demo:1", "HTTP/localhost 4", "", "HTTP/localhost 5") // not good any more
+		p.shows(t, r, "demo:1", "", "HTTP/localhost 6")
+		p.shows(t, r, "demo:1 win:1", "", "HTTP/localhost 7")
+		p.used["HTTP/localhost 8"] = true // it came twice
+		p.shows(t, r, "demo:1 win:1", "HTTP/localhost 8", "", "HTTP/localhost 9")
+	}
+	// So it is for a package that all may have.
+	p.code = http.StatusUnauthorized
+	r := withTokens(t, p.URL, &purse{n: 9})
+	p.shows(t, r, "demo:1 win:1", "", "HTTP/localhost 10")
+	p.used["HTTP/localhost 11"] = true
+	if _, err := r.Index(t.Context(), "demo", 1); !errors.Is(err, ckm.ErrFormat) {
+		t.Error(err)
+	}
+	p.saw(t, "HTTP/localhost 11", "")
+	p.used["HTTP/localhost 12"] = true
+	if _, err := r.Index(t.Context(), "win", 1); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "is not accepted") {
+		t.Error(err)
+	}
+	p.saw(t, "", "HTTP/localhost 12")
+	p.used["HTTP/localhost 13"], p.used["HTTP/localhost 14"] = true, true
+	// A server that shows nothing to everybody any more says so.
+	p.closed = true
+	if _, err := r.List(t.Context()); !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "is not accepted") {
+		t.Error(err)
+	}
+	p.saw(t, "HTTP/localhost 13", "", "HTTP/localhost 14")
+
+	// Who waits for a KDC need not wait to its end.
+	p.closed = false
+	r = newWeb(t, p.URL)
+	r.client.Transport.(*tickets).tokens = silentKDC{}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := r.List(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
 }
 
 // Who may know who asks: that server, where nobody overhears it, if nothing else
