@@ -8,8 +8,10 @@ import (
 	"prestage/internal/deflate"
 )
 
-// Limits of what the members of a part decompress to, with all around them, in bytes.
+// Limits of the members of a part. Those of its chunks and those of its base are
+// counted apart; lengths are in bytes, of what members decompress to and all around.
 const (
+	MaxPatchMembers      = 1 << 14
 	MaxPatchExpanded     = 4 << 20 // of its chunks
 	MaxPatchExpandedBase = 8 << 20
 )
@@ -68,11 +70,11 @@ func cutMembers(stored []byte) (s *members, rest []byte, err error) {
 	n := 4 + int(binary.LittleEndian.Uint32(rest))
 	r := reader{p: rest[4:n]}
 	s = &members{length: int(r.uvarint(MaxPatchExpanded))}
-	s.base = make([]baseMember, r.uvarint(uint64(len(r.p)/2)))
+	s.base = make([]baseMember, r.uvarint(uint64(min(MaxPatchMembers, len(r.p)/2))))
 	for i := range s.base {
 		s.base[i] = baseMember{int(r.uvarint(MaxPatchBase)), int(r.uvarint(MaxPatchBase))}
 	}
-	s.chunks = make([]chunkMember, r.uvarint(uint64(len(r.p)/3)))
+	s.chunks = make([]chunkMember, r.uvarint(uint64(min(MaxPatchMembers, len(r.p)/3))))
 	for i := range s.chunks {
 		s.chunks[i] = chunkMember{int(r.uvarint(MaxPatchExpanded)), int(r.uvarint(MaxPatchExpanded)), deflate.Maker(r.byte())}
 		if !s.chunks[i].maker.Valid() {
@@ -155,7 +157,7 @@ func (e *expander) expand(raw, base []byte) (s *members, expanded, expandedBase 
 	for _, f := range found {
 		member := raw[f.Offset : f.Offset+f.Length]
 		longer := s.length - f.Length + len(f.Inflated)
-		if inRaw[string(member)] = true; inBase[string(member)] || longer > MaxPatchExpanded {
+		if inRaw[string(member)] = true; inBase[string(member)] || longer > MaxPatchExpanded || len(s.chunks) == MaxPatchMembers {
 			continue
 		}
 		maker, ok := e.encoder.Maker(raw, f)
@@ -175,7 +177,7 @@ func (e *expander) expand(raw, base []byte) (s *members, expanded, expandedBase 
 	expandedBase = e.base[:0]
 	for _, f := range foundBase {
 		longer := len(expandedBase) + f.Offset - at + len(f.Inflated) + len(base) - f.Offset - f.Length
-		if inRaw[string(base[f.Offset:f.Offset+f.Length])] || longer > MaxPatchExpandedBase {
+		if inRaw[string(base[f.Offset:f.Offset+f.Length])] || longer > MaxPatchExpandedBase || len(s.base) == MaxPatchMembers {
 			continue
 		}
 		s.base = append(s.base, baseMember{f.Offset - at, f.Length})

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"prestage/ckm"
@@ -235,5 +236,40 @@ func TestPartVectors(t *testing.T) {
 		if ok := err == nil && bytes.Equal(got, chunk); ok != (v.fields["expect"] == "ok") {
 			t.Errorf("%s: %v", f.Name(), err)
 		}
+	}
+}
+
+// TestManyMembers has a base with more members than are looked into, and a part that
+// says so of its chunks.
+func TestManyMembers(t *testing.T) {
+	var base, raw []byte
+	for i := range ckm.MaxPatchMembers + 100 {
+		p := testenv.Random(byte(i), 70) // hardly compresses
+		p[0], p[1] = byte(i>>8), byte(i)
+		base = append(base, gzipped(p)...)
+		if p[2]++; i%100 == 0 {
+			raw = append(raw, gzipped(p)...)
+		}
+	}
+	c, d := ckm.NewPatchCompressor(), ckm.NewPatchDecoder()
+	defer d.Close()
+	stored, err := c.Compress(raw, base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := d.Decode(versioned(t, 2, raw), &ckm.PatchPart{Count: 1}, nil, stored, base); err != nil || !bytes.Equal(got, raw) {
+		t.Error(err)
+	}
+	if len(stored) > len(raw)/4 {
+		t.Errorf("%d bytes are stored as %d", len(raw), len(stored))
+	}
+	many := binary.AppendUvarint([]byte{1, 0}, ckm.MaxPatchMembers+1)
+	for range ckm.MaxPatchMembers + 1 {
+		many = append(many, 0, 0, byte(deflate.Zlib|6))
+	}
+	head := binary.LittleEndian.AppendUint32([]byte{0x50, 0x2a, 0x4d, 0x18}, uint32(len(many)))
+	bad := slices.Concat(head, many, frameOf(t, []byte("x")))
+	if _, err := d.Decode(versioned(t, 2, []byte("x")), &ckm.PatchPart{Count: 1}, nil, bad, base); err == nil || !strings.Contains(err.Error(), "members are not what") {
+		t.Error(err)
 	}
 }
