@@ -66,7 +66,7 @@ func (e *Encoder) encode(in []byte, m Maker) bool {
 		head := e.insert(e.pos)
 		before, beforeAt := length, e.at
 		length = minMatch - 1
-		if head != 0 && before < e.lazy && e.pos-head <= maxDistance && e.pos <= len(e.window)-minAhead {
+		if head != 0 && before < e.lazy && e.pos-head <= maxDistance && e.pos <= 2*windowSize-minAhead {
 			length = e.longest(head, before)
 			if length == minMatch && e.pos-e.at > tooFar {
 				length--

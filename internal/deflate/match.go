@@ -38,22 +38,34 @@ var efforts = [MaxLevel + 1]effort{
 type matcher struct {
 	effort
 	gzip   bool
-	in     []byte // what is not in the window yet
-	ended  bool   // gzip: it has seen that the input ends
-	window [2 * windowSize]byte
-	pos    int // what is to be compressed next
-	ahead  int // bytes of input from there on in the window
-	begun  int // where the block begins; negative when that has left the window
-	at     int // where the last match was found
+	in     []byte                 // what is not in the window yet
+	ended  bool                   // gzip: it has seen that the input ends
+	window [2*windowSize + 8]byte // the last are never input, but can be read with what is
+	pos    int                    // what is to be compressed next
+	ahead  int                    // bytes of input from there on in the window
+	begun  int                    // where the block begins; negative when that has left the window
+	at     int                    // where the last match was found
 	heads  [1 << hashBits]uint16
 	before [windowSize]uint16 // of a position, the one of the same hash before it
+
+	// The same for a hash of more bytes. The programs have no such thing: with it,
+	// what they would find is found sooner. Rank tells how many positions a chain of
+	// theirs has between two.
+	deepHeads  [1 << hashBits]uint16
+	deepBefore [windowSize]uint16
+	rank       [windowSize]uint16
 }
+
+// deep is how many bytes the positions of a deep chain have in common, but for some
+// chance ones.
+const deep = 5
 
 func (m *matcher) begin(in []byte, by Maker) {
 	m.effort, m.gzip = efforts[by&0x0f], by&0xf0 == Gzip
 	m.in, m.ended = in, false
 	m.pos, m.ahead, m.begun, m.at = 0, 0, 0, 0
 	clear(m.heads[:])
+	clear(m.deepHeads[:])
 	clear(m.window[:]) // gzip compares what lies behind the end of the input
 }
 
@@ -62,14 +74,16 @@ func (m *matcher) begin(in []byte, by Maker) {
 func (m *matcher) fill() {
 	for m.ahead < minAhead && !m.ended {
 		if m.pos >= windowSize+maxDistance {
-			copy(m.window[:windowSize], m.window[windowSize:])
+			copy(m.window[:windowSize], m.window[windowSize:2*windowSize])
 			m.pos -= windowSize
 			m.begun -= windowSize
 			m.at -= windowSize
 			slide(m.heads[:])
 			slide(m.before[:])
+			slide(m.deepHeads[:])
+			slide(m.deepBefore[:])
 		}
-		n := copy(m.window[m.pos+m.ahead:], m.in)
+		n := copy(m.window[m.pos+m.ahead:2*windowSize], m.in)
 		m.in = m.in[n:]
 		m.ahead += n
 		if n > 0 {
@@ -79,7 +93,7 @@ func (m *matcher) fill() {
 			return // it slides once more, should it come so far
 		}
 		m.ended = true
-		clear(m.window[m.pos+m.ahead : min(m.pos+m.ahead+minMatch-1, len(m.window))])
+		clear(m.window[m.pos+m.ahead : min(m.pos+m.ahead+minMatch-1, 2*windowSize)])
 	}
 }
 
@@ -91,14 +105,18 @@ func slide(positions []uint16) {
 
 // insert adds a position, and returns the last one before it of the same hash.
 func (m *matcher) insert(pos int) (head int) {
-	if pos+minMatch > len(m.window) {
+	if pos >= 2*windowSize {
 		return 0
 	}
-	w := m.window[pos : pos+minMatch]
-	hash := (uint(w[0])<<(2*hashShift) ^ uint(w[1])<<hashShift ^ uint(w[2])) & (1<<hashBits - 1)
-	h := m.heads[hash]
-	m.before[pos&(windowSize-1)] = h
+	w := binary.LittleEndian.Uint64(m.window[pos:])
+	hash := (w<<(2*hashShift) ^ w>>8&0xff<<hashShift ^ w>>16&0xff) & (1<<hashBits - 1)
+	h, slot := m.heads[hash], pos&(windowSize-1)
 	m.heads[hash] = uint16(pos)
+	m.before[slot] = h
+	m.rank[slot] = m.rank[h&(windowSize-1)] + 1
+	hash = w << (64 - 8*deep) * 0x9e3779b97f4a7c15 >> (64 - hashBits)
+	m.deepBefore[slot] = m.deepHeads[hash]
+	m.deepHeads[hash] = uint16(pos)
 	return int(h)
 }
 
@@ -113,20 +131,32 @@ func (m *matcher) longest(head, best int) int {
 		nice = min(nice, m.ahead)
 	}
 	limit := max(0, m.pos-maxDistance)
-	w, pos := &m.window, uint16(m.pos)
-	for ; chain > 0; chain-- {
+	w, pos, first := &m.window, uint16(m.pos), m.rank[head&(windowSize-1)]
+	before, dived := &m.before, false
+	for tried := 1; ; tried++ {
 		// Most are ruled out by the byte that would make it longer.
 		c := uint16(head)
 		if end := uint16(best); w[c+end] == w[pos+end] && w[c+end-1] == w[pos+end-1] && w[c] == w[pos] && w[c+1] == w[pos+1] {
 			if n := alike(w[head:head+maxMatch], w[m.pos:m.pos+maxMatch]); n > best {
+				if dived && int(first-m.rank[head&(windowSize-1)]) >= chain {
+					break // the programs do not come so far
+				}
 				best, m.at = n, head
 				if n >= nice || n == maxMatch {
 					break
 				}
 			}
 		}
+		switch {
+		case dived:
+		case best >= deep-1:
+			// What is longer lies in the deep chain.
+			before, dived, head = &m.deepBefore, true, m.pos
+		case tried == chain:
+			return min(best, m.ahead)
+		}
 		// Only the first may lie at the limit.
-		if head = int(m.before[head&(windowSize-1)]); head <= limit {
+		if head = int(before[head&(windowSize-1)]); head <= limit {
 			break
 		}
 	}
