@@ -397,6 +397,13 @@ func (r *reader) bytes(n int) []byte {
 	return p
 }
 
+func (r *reader) byte() byte {
+	if p := r.bytes(1); p != nil {
+		return p[0]
+	}
+	return 0
+}
+
 func (r *reader) string(limit int) string {
 	p := r.bytes(int(r.uvarint(uint64(limit))))
 	if !utf8.Valid(p) {

@@ -340,14 +340,24 @@ func FuzzPatchPart(f *testing.F) {
 	f.Add(slices.Clone(stored))
 	f.Add(ckm.NewCompressor(ckm.LevelFast).Append(nil, raw))
 	x := versioned(f, 2, raw[:1200], raw[1200:])
+	membersBase, membersRaw, parts := partCases(f)
+	for _, stored := range parts {
+		f.Add(stored)
+	}
+	membersX := versioned(f, 2, membersRaw)
 	d := ckm.NewPatchDecoder()
 	f.Fuzz(func(t *testing.T, stored []byte) {
-		got, err := d.Decode(x, &ckm.PatchPart{First: 0, Count: 2}, nil, stored, base)
-		if err == nil && !bytes.Equal(got, raw) {
-			t.Fatal("other bytes were accepted")
-		}
-		if err != nil && !errors.Is(err, ckm.ErrMismatch) {
-			t.Fatal(err)
+		for _, c := range []struct {
+			x         *ckm.Index
+			base, raw []byte
+		}{{x, base, raw}, {membersX, membersBase, membersRaw}} {
+			got, err := d.Decode(c.x, &ckm.PatchPart{First: 0, Count: uint32(c.x.Chunks())}, nil, stored, c.base)
+			if err == nil && !bytes.Equal(got, c.raw) {
+				t.Fatal("other bytes were accepted")
+			}
+			if err != nil && !errors.Is(err, ckm.ErrMismatch) {
+				t.Fatal(err)
+			}
 		}
 	})
 }

@@ -10,8 +10,9 @@ import (
 // PatchCompressor compresses the parts of patches. It is for one goroutine at a
 // time.
 type PatchCompressor struct {
-	enc *zstd.Encoder
-	buf bytes.Buffer
+	enc             *zstd.Encoder
+	plain, expanded bytes.Buffer
+	expander
 }
 
 // NewPatchCompressor returns a PatchCompressor.
@@ -25,25 +26,49 @@ func NewPatchCompressor() *PatchCompressor {
 	return &PatchCompressor{enc: enc}
 }
 
+// worthExpanding is the size of a part from which on members are looked for in it, as
+// a share of its chunks.
+const worthExpanding = 1.0 / 64
+
 // Compress returns the stored bytes of a part that makes raw from base, which are
 // not empty. They are good until the next call.
 func (c *PatchCompressor) Compress(raw, base []byte) ([]byte, error) {
-	c.buf.Reset()
-	if err := c.enc.ResetWithOptions(&c.buf, zstd.WithEncoderDictRaw(0, base)); err != nil {
+	if err := c.compress(&c.plain, raw, base); err != nil {
 		return nil, err
+	}
+	if float64(c.plain.Len()) < worthExpanding*float64(len(raw)) {
+		return c.plain.Bytes(), nil
+	}
+	s, expanded, expandedBase := c.expand(raw, base)
+	if s == nil {
+		return c.plain.Bytes(), nil
+	}
+	if err := c.compress(&c.expanded, expanded, expandedBase); err != nil {
+		return nil, err
+	}
+	if head := s.append(nil); len(head)+c.expanded.Len() < c.plain.Len() {
+		return append(head, c.expanded.Bytes()...), nil
+	}
+	return c.plain.Bytes(), nil
+}
+
+func (c *PatchCompressor) compress(to *bytes.Buffer, raw, base []byte) error {
+	to.Reset()
+	if err := c.enc.ResetWithOptions(to, zstd.WithEncoderDictRaw(0, base)); err != nil {
+		return err
 	}
 	if _, err := c.enc.Write(raw); err != nil {
-		return nil, err
+		return err
 	}
-	if err := c.enc.Close(); err != nil {
-		return nil, err
-	}
-	return c.buf.Bytes(), nil
+	return c.enc.Close()
 }
 
 // PatchDecoder decompresses the parts of patches. It is for one goroutine at a
 // time.
-type PatchDecoder struct{ dec *zstd.Decoder }
+type PatchDecoder struct {
+	dec *zstd.Decoder
+	expander
+}
 
 // NewPatchDecoder returns a PatchDecoder.
 func NewPatchDecoder() *PatchDecoder {
@@ -51,7 +76,7 @@ func NewPatchDecoder() *PatchDecoder {
 	if err != nil {
 		panic(err) // the options are constants
 	}
-	return &PatchDecoder{dec}
+	return &PatchDecoder{dec: dec}
 }
 
 // Close frees what the decoder holds.
@@ -65,18 +90,24 @@ func (d *PatchDecoder) Decode(x *Index, e *PatchPart, dst, stored, base []byte) 
 	fail := func(format string, args ...any) ([]byte, error) {
 		return nil, fmt.Errorf("%w: the patch of chunks %d+%d: %s", ErrMismatch, e.First, e.Count, fmt.Sprintf(format, args...))
 	}
+	s, frame, err := cutMembers(stored)
+	if err != nil {
+		return fail("%v", err)
+	}
 	var h zstd.Header
-	if err := h.Decode(stored); err != nil || h.Skippable || h.DictionaryID != 0 || h.HasCheckSum || !endsWithFrame(stored[h.HeaderSize:]) {
+	if err := h.Decode(frame); err != nil || h.Skippable || h.DictionaryID != 0 || h.HasCheckSum || !endsWithFrame(frame[h.HeaderSize:]) {
 		return fail("not the zstd frame that it should be")
 	}
 	raw := int(x.span(e.First, e.Count))
 	if cap(dst) < raw+DecodeSlack {
 		dst = make([]byte, 0, raw+DecodeSlack)
 	}
-	if err := d.dec.ResetWithOptions(nil, zstd.WithDecoderDictRaw(0, base)); err != nil {
-		return nil, err
+	var out []byte
+	if s == nil {
+		out, err = d.decompress(dst[:0:raw+DecodeSlack], frame, base)
+	} else {
+		out, err = d.decodeExpanded(dst, frame, base, s, raw)
 	}
-	out, err := d.dec.DecodeAll(stored, dst[:0:raw+DecodeSlack])
 	if err != nil {
 		return fail("%v", err)
 	}
@@ -92,4 +123,31 @@ func (d *PatchDecoder) Decode(x *Index, e *PatchPart, dst, stored, base []byte) 
 		at += n
 	}
 	return out, nil
+}
+
+// decompress appends what a frame makes from base, as far as dst has room.
+func (d *PatchDecoder) decompress(dst, frame, base []byte) ([]byte, error) {
+	if err := d.dec.ResetWithOptions(nil, zstd.WithDecoderDictRaw(0, base)); err != nil {
+		return nil, err
+	}
+	return d.dec.DecodeAll(frame, dst)
+}
+
+// decodeExpanded is decompress for a part with members.
+func (d *PatchDecoder) decodeExpanded(dst, frame, base []byte, s *members, raw int) ([]byte, error) {
+	base, err := d.expandBase(base, s.base)
+	if err != nil {
+		return nil, err
+	}
+	if cap(d.chunks) < s.length+DecodeSlack {
+		d.chunks = make([]byte, 0, s.length+DecodeSlack)
+	}
+	expanded, err := d.decompress(d.chunks[:0:s.length+DecodeSlack], frame, base)
+	if err != nil {
+		return nil, err
+	}
+	if len(expanded) != s.length {
+		return nil, fmt.Errorf("%d bytes before its members are made, and not %d", len(expanded), s.length)
+	}
+	return d.contract(dst[:0], expanded, s.chunks, raw)
 }

@@ -22,6 +22,7 @@ fdisk           # sfdisk: disks with partitions
 xfsprogs        # mkfs.xfs, xfs_db: disks to pack, whose files can share bytes; a second opinion on them
 btrfs-progs     # mkfs.btrfs: another one; btrfs check
 qemu-utils      # qemu-img: VHD, VHDX, qcow2 and VMDK images as other tools write them
+zip             # archives whose streams patches must make again to the bit
 zstd            # zstd -t: a CKM must be a valid zstd file to everybody else
 curl            # everybody else's client of our server
 strace          # shows that the server's bytes do not pass through the program

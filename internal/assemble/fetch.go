@@ -164,7 +164,7 @@ func (t *Fetcher) from(ctx context.Context, source int, need []int, use func(int
 		}
 		return nil
 	}
-	if err := inSpans(ctx, src, need, t.place, worker); err != nil {
+	if err := inSpans(ctx, src.Traits(), need, t.place, worker); err != nil {
 		return nil, nil, err
 	}
 	slices.Sort(missing)

@@ -131,6 +131,10 @@ func (s *PatchSeed) needed(missing func(c int) bool) (parts []*ckm.PatchPart, by
 	return parts, bytes
 }
 
+// patchSpan is how much of a patch is read at once, in bytes. Making the parts takes
+// longer than reading them: there must be some for each processor.
+const patchSpan = 4 << 20
+
 // Chunks implements Seed.
 func (s *PatchSeed) Chunks(ctx context.Context, wanted func(uint64) (int, bool), use func([]byte) error) error {
 	installed, err := OpenTarget(s.dir, s.base, false)
@@ -155,7 +159,11 @@ func (s *PatchSeed) Chunks(ctx context.Context, wanted func(uint64) (int, bool),
 		spoilt = cmp.Or(spoilt, w.spoilt)
 		return nil
 	}
-	if err := inSpans(ctx, s.data, parts, place, worker); err != nil {
+	traits := s.data.Traits()
+	if traits.Readers != 1 { // else it can only be read in one go
+		traits.MaxSpan = min(traits.MaxSpan, patchSpan)
+	}
+	if err := inSpans(ctx, traits, parts, place, worker); err != nil {
 		return err
 	}
 	return spoilt

@@ -9,11 +9,11 @@ import (
 	"prestage/internal/repo"
 )
 
-// inSpans divides items, which are in ascending order of where they lie in data,
-// into spans that are worth reading as one range each, and has as many workers
-// take them as data is best read by. The first error of a worker ends the others.
-func inSpans[T any](ctx context.Context, data repo.Data, items []T, place func(T) (offset, length int64), worker func(ctx context.Context, spans <-chan []T) error) error {
-	traits := data.Traits()
+// inSpans divides items, which are in ascending order of where they lie in data of
+// such traits, into spans that are worth reading as one range each, and has as many
+// workers take them as that is best read by. The first error of a worker ends the
+// others.
+func inSpans[T any](ctx context.Context, traits repo.Traits, items []T, place func(T) (offset, length int64), worker func(ctx context.Context, spans <-chan []T) error) error {
 	spans := make(chan []T)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {

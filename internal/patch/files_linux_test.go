@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -15,7 +16,7 @@ import (
 // under the same name or one of another version.
 func TestFiles(t *testing.T) {
 	testenv.NeedTime(t)
-	testenv.Need(t, "mkfs.ext4")
+	testenv.Need(t, "mkfs.ext4", "gzip")
 	testenv.NeedRoot(t)
 	program := testenv.Random(1, 5<<20)
 	tree := func(files map[string][]byte, first string) []byte {
@@ -44,6 +45,8 @@ func TestFiles(t *testing.T) {
 	small := func(n int, files map[string][]byte) map[string][]byte {
 		for i := range 50 {
 			files[fmt.Sprintf("etc/%d.conf", i)] = append(testenv.Random(byte(i), 9000), byte(n))
+			// Compressed, it is another file from the first byte on.
+			files[fmt.Sprintf("usr/share/doc/%d/changelog.gz", i)] = gzipped(t, fmt.Appendf(nil, "version %d\n%s", n, testenv.Text(byte(i), 70_000)))
 		}
 		return files
 	}
@@ -55,13 +58,24 @@ func TestFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if made.Update < 7<<20 || made.Update-made.Saved > 1<<20 {
+	if made.Update < 8<<20 || made.Update-made.Saved > 200<<10 {
 		t.Errorf("%+v: though hardly anything is new", made)
 	}
-	if frames, patched := s.apply(t, x, old, unpacked(t, first), second, false); frames+patched > 1<<20 {
+	if frames, patched := s.apply(t, x, old, unpacked(t, first), second, false); frames+patched > 200<<10 {
 		t.Errorf("%d and %d bytes were fetched", frames, patched)
 	}
 	if bytes.Equal(first, second) {
 		t.Error("the versions are the same")
 	}
+}
+
+func gzipped(t *testing.T, p []byte) []byte {
+	t.Helper()
+	c := exec.Command("gzip", "-9nc")
+	c.Stdin = bytes.NewReader(p)
+	out, err := c.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }

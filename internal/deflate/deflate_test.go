@@ -1,0 +1,209 @@
+package deflate
+
+import (
+	"bytes"
+	"compress/flate"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/zeebo/blake3"
+
+	"prestage/internal/testenv"
+)
+
+// inputs are what makes the programs decide in different ways.
+func inputs() map[string][]byte {
+	rng := rand.New(rand.NewPCG(1, 2))
+	random := func(n int, alphabet int) []byte {
+		b := make([]byte, n)
+		for i := range b {
+			b[i] = byte(rng.IntN(alphabet))
+		}
+		return b
+	}
+	var words []string
+	for range 3000 {
+		words = append(words, string(random(2+rng.IntN(9), 26)))
+	}
+	text := func(n int) []byte {
+		var b bytes.Buffer
+		for b.Len() < n {
+			// Some words are frequent, as in texts.
+			b.WriteString(words[int(float64(len(words))*rng.Float64()*rng.Float64()*rng.Float64())])
+			b.WriteByte(' ')
+		}
+		return b.Bytes()[:n]
+	}
+	// Frequencies like those of Fibonacci make codes that are too long.
+	var skewed []byte
+	for a, b, c := 1, 1, byte(0); a < 20_000; a, b, c = b, a+b, c+1 {
+		skewed = append(skewed, bytes.Repeat([]byte{c}, a)...)
+	}
+	rng.Shuffle(len(skewed), func(i, j int) { skewed[i], skewed[j] = skewed[j], skewed[i] })
+	return map[string][]byte{
+		"nothing":          nil,
+		"a byte":           {7},
+		"two":              {7, 7},
+		"short":            []byte("to be or not to be"),
+		"zeros":            make([]byte, 300_000),
+		"random":           random(200_000, 256),
+		"few symbols":      random(50_000, 3),
+		"text":             text(450_000),
+		"window":           text(2 * windowSize),
+		"window and a bit": text(windowSize + maxDistance + 1),
+		"text and random":  append(append(text(100_000), random(100_000, 256)...), text(150_000)...),
+		"skewed":           skewed,
+		"period":           bytes.Repeat(random(windowSize-200, 256), 5),
+		"far":              bytes.Repeat(append(random(5000, 256), "abc"...), 40),
+		"long runs":        bytes.Repeat(append(make([]byte, 1000), random(50, 256)...), 200),
+	}
+}
+
+// golden is a digest of all members of inputs, as zlib 1.2.13 and gzip 1.12 make
+// them: no other program is needed to see that they still are.
+const golden = "4349a2acc1e8ccf477876f748539ab90bd32d90fd213abf777b66fc5c9529d8f"
+
+func TestEncode(t *testing.T) {
+	var e Encoder
+	all := blake3.New()
+	inputs := inputs()
+	for _, name := range slices.Sorted(maps.Keys(inputs)) {
+		in := inputs[name]
+		for level := MinLevel; level <= MaxLevel; level++ {
+			for _, m := range []Maker{Zlib, Gzip} {
+				m |= Maker(level)
+				member := e.Append([]byte("x"), in, m)[1:]
+				all.Write(member)
+				got, err := io.ReadAll(flate.NewReader(bytes.NewReader(member)))
+				if err != nil || !bytes.Equal(got, in) {
+					t.Errorf("%s by %#x: %d bytes of %d, %v", name, m, len(got), len(in), err)
+				}
+				if !e.Makes(member, in, m) {
+					t.Errorf("%s by %#x is not seen to be", name, m)
+				}
+				for _, wrong := range [][]byte{member[:len(member)-1], append(bytes.Clone(member), 0), append([]byte{^member[0]}, member[1:]...)} {
+					if e.Makes(wrong, in, m) {
+						t.Errorf("%s by %#x: another member is seen as that", name, m)
+					}
+				}
+			}
+		}
+	}
+	if got := hex.EncodeToString(all.Sum(nil)); got != golden {
+		t.Errorf("all members have the digest %s, and should have %s", got, golden)
+	}
+}
+
+// As GNU gzip does.
+func TestGzip(t *testing.T) {
+	testenv.Need(t, "gzip")
+	var e Encoder
+	for name, in := range inputs() {
+		for level := MinLevel; level <= MaxLevel; level++ {
+			file := filepath.Join(t.TempDir(), "in")
+			if err := os.WriteFile(file, in, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			c := exec.Command("gzip", fmt.Sprintf("-%dnc", level), file)
+			out, err := c.Output()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := out[10 : len(out)-8]; !e.Makes(want, in, Gzip|Maker(level)) {
+				t.Errorf("%s at level %d: not what gzip makes", name, level)
+			}
+		}
+	}
+}
+
+// As zlib does, by which git compresses.
+func TestZlib(t *testing.T) {
+	testenv.Need(t, "git")
+	var e Encoder
+	for name, in := range inputs() {
+		for level := MinLevel; level <= MaxLevel; level++ {
+			dir := t.TempDir()
+			git := func(in []byte, args ...string) string {
+				c := exec.Command("git", args...)
+				c.Dir, c.Stdin = dir, bytes.NewReader(in)
+				c.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL="+os.DevNull, "GIT_CONFIG_SYSTEM="+os.DevNull)
+				out, err := c.CombinedOutput()
+				if err != nil {
+					t.Fatalf("%v: %s", err, out)
+				}
+				return strings.TrimSpace(string(out))
+			}
+			git(nil, "init", "-q", ".")
+			id := git(in, "-c", fmt.Sprintf("core.looseCompression=%d", level), "hash-object", "-w", "--stdin")
+			out, err := os.ReadFile(filepath.Join(dir, ".git", "objects", id[:2], id[2:]))
+			if err != nil {
+				t.Fatal(err)
+			}
+			object := append(fmt.Appendf(nil, "blob %d\x00", len(in)), in...)
+			if want := out[2 : len(out)-4]; !e.Makes(want, object, Zlib|Maker(level)) {
+				t.Errorf("%s at level %d: not what zlib makes", name, level)
+			}
+		}
+	}
+}
+
+// FuzzEncode checks that whatever is compressed can be decompressed, and that what is
+// found in anything lies in it.
+func FuzzEncode(f *testing.F) {
+	f.Add([]byte("to be or not to be"), byte(Zlib|6))
+	f.Add(bytes.Repeat([]byte("ab"), 40_000), byte(Gzip|9))
+	archive, err := hex.DecodeString("1f8b080000000000000203")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(new(Encoder).Append(archive[:10], bytes.Repeat([]byte("member"), 100), Gzip|9), byte(Gzip|9))
+	var e Encoder
+	var d Inflater
+	f.Fuzz(func(t *testing.T, in []byte, maker byte) {
+		if m := Maker(maker); m.Valid() {
+			member := e.Append(nil, in, m)
+			out, n, err := d.Append(nil, append(member, "more"...), len(in))
+			if err != nil || n != len(member) || !bytes.Equal(out, in) {
+				t.Fatalf("%d bytes come back as %d, from %d of %d: %v", len(in), len(out), n, len(member), err)
+			}
+		}
+		const most = 1 << 20
+		end, sum := 0, 0
+		for _, s := range d.Find(in, most) {
+			if s.Offset < end || s.Length < shortest || s.Offset+s.Length > len(in) {
+				t.Fatalf("%d bytes at %d, after %d", s.Length, s.Offset, end)
+			}
+			end = s.Offset + s.Length
+			sum += len(s.Inflated)
+			if m, ok := e.Maker(in, s); ok && !bytes.Equal(e.Append(nil, s.Inflated, m), in[s.Offset:end]) {
+				t.Fatalf("%#x does not make what it made", m)
+			}
+		}
+		if sum > most {
+			t.Fatalf("%d bytes were decompressed", sum)
+		}
+	})
+}
+
+func BenchmarkEncode(b *testing.B) {
+	in := inputs()["text"]
+	var e Encoder
+	var out []byte
+	for _, level := range []Maker{6, 9} {
+		b.Run(fmt.Sprint(level), func(b *testing.B) {
+			b.SetBytes(int64(len(in)))
+			for b.Loop() {
+				out = e.Append(out[:0], in, Gzip|level)
+			}
+		})
+	}
+}

@@ -1,0 +1,122 @@
+package deflate
+
+import (
+	"archive/zip"
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"prestage/internal/testenv"
+)
+
+// Files as they are in what systems are installed from, next to each other.
+func TestFind(t *testing.T) {
+	testenv.Need(t, "gzip", "zip")
+	dir := t.TempDir()
+	write := func(name string, p []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, p, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	run := func(name string, args ...string) []byte {
+		c := exec.Command(name, args...)
+		c.Dir = dir
+		out, err := c.Output()
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		return out
+	}
+	text := [][]byte{testenv.Text(1, 90_000), testenv.Text(2, 20_000), testenv.Text(3, 200_000), testenv.Text(4, 5000)}
+	for i, p := range text {
+		write(string(rune('a'+i)), p)
+	}
+	parts := [][]byte{
+		testenv.Random(1, 5000),
+		run("gzip", "-9nc", "a"),
+		run("gzip", "-c", "b"), // with a name
+		run("zip", "-q", "-", "c", "d"),
+		[]byte("PK\x03\x04"), []byte("\x1f\x8b\x08"),
+	}
+	p := bytes.Join(parts, nil)
+	var f Inflater
+	var e Encoder
+	found := f.Find(p, 1<<20)
+	if len(found) != len(text) {
+		t.Fatalf("%d members, should be %d", len(found), len(text))
+	}
+	for i, want := range []Maker{Gzip | 9, Gzip | 6, Gzip | 6, Gzip | 6} {
+		if !bytes.Equal(found[i].Inflated, text[i]) {
+			t.Errorf("member %d has other content", i)
+		}
+		m, ok := e.Maker(p, found[i])
+		if !ok || m != want && i < 3 {
+			t.Errorf("member %d: %#x, %v", i, m, ok)
+		}
+	}
+
+	// What is not whole, stored, encrypted, or too much.
+	if found := f.Find(p[:len(parts[0])+len(parts[1])-30], 1<<20); len(found) != 0 {
+		t.Errorf("cut: %d", len(found))
+	}
+	if found := f.Find(p, 100_000); len(found) != 1+1 { // the first, and the last
+		t.Errorf("with little room: %d", len(found))
+	}
+	var stored bytes.Buffer
+	z := zip.NewWriter(&stored)
+	w, err := z.CreateHeader(&zip.FileHeader{Name: "x", Method: zip.Store})
+	if err == nil {
+		_, err = w.Write(text[1])
+	}
+	if err := errors.Join(err, z.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if found := f.Find(stored.Bytes(), 1<<20); len(found) != 0 {
+		t.Errorf("stored: %d", len(found))
+	}
+	secret := bytes.Clone(parts[3])
+	secret[6] |= 1
+	if found := f.Find(secret, 1<<20); len(found) != 1 {
+		t.Errorf("one of two encrypted: %d", len(found))
+	}
+
+	// An encoder of another kind.
+	other := bytes.Clone(p)
+	s := found[0]
+	other = append(other[:s.Offset], e.Append(nil, text[0], Zlib|4)...)
+	found = f.Find(other, 1<<20)
+	if len(found) != 1 {
+		t.Fatalf("%d members", len(found))
+	}
+	if m, ok := e.Maker(other, found[0]); ok {
+		t.Errorf("seen as made by %#x", m)
+	}
+}
+
+func TestInflate(t *testing.T) {
+	var e Encoder
+	var f Inflater
+	in := testenv.Text(1, 10_000)
+	member := e.Append(nil, in, Zlib|6)
+	for _, c := range []struct {
+		p    []byte
+		most int
+		ok   bool
+	}{
+		{member, len(in), true}, {member, len(in) - 1, false}, {member[:len(member)-1], len(in), false}, {nil, 10, false},
+		{append(bytes.Clone(member), member...), 2 * len(in), true}, {[]byte("no member"), 100, false},
+	} {
+		out, n, err := f.Append([]byte("x"), c.p, c.most)
+		if c.ok && (err != nil || n != len(member) || !bytes.Equal(out[1:], in)) {
+			t.Errorf("%d bytes, at most %d: %d from %d, %v", len(c.p), c.most, len(out), n, err)
+		}
+		if !c.ok && !errors.Is(err, ErrMember) {
+			t.Errorf("%d bytes, at most %d: %v", len(c.p), c.most, err)
+		}
+	}
+}
