@@ -147,7 +147,7 @@ func TestCutWhileWriting(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := startSSHD(t, 0)
 			n := newNetwork(t, s.address)
-			h := s.dial(t, n.through(t, s, 900*time.Millisecond))
+			h := s.dial(t, n.through(t, s, 3*time.Second))
 			p := filepath.Join(t.TempDir(), "data")
 			f, err := h.OpenWrite(t.Context(), p)
 			must(t, err)
