@@ -671,7 +671,7 @@ func TestResume(t *testing.T) {
 			s := newSite(t, []*webImage{p}, fault)
 			r := s.repository(t)
 			if name == "stall" {
-				r.Stall = time.Second
+				r.Stall = 3 * time.Second
 			}
 			mustRun(t, t.TempDir(), nil, r, p)
 			slack := int64(64 * kib)
