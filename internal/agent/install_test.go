@@ -187,10 +187,12 @@ func TestBackOff(t *testing.T) {
 	m := newMachine(t)
 	var mu sync.Mutex
 	var asked []time.Time
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		mu.Lock()
-		asked = append(asked, time.Now())
-		mu.Unlock()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet { // what it tells is another matter
+			mu.Lock()
+			asked = append(asked, time.Now())
+			mu.Unlock()
+		}
 		http.Error(w, "no", http.StatusForbidden)
 	}))
 	t.Cleanup(s.Close)
