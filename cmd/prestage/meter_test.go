@@ -19,7 +19,11 @@ func TestPlainProgress(t *testing.T) {
 	m.Add(100)
 	m.Begin("long work", 4<<20)
 	m.Add(1 << 20)
-	time.Sleep(barAfter + barAfter/4)
+	for end, shown := time.Now().Add(time.Minute), 0; shown == 0 && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		m.mu.Lock()
+		shown = out.Len()
+		m.mu.Unlock()
+	}
 	m.Warn("look at %s", "this")
 	m.Add(3 << 20)
 	m.finish()

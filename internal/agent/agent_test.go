@@ -59,9 +59,13 @@ func must(t *testing.T, err error) {
 	}
 }
 
+// write makes a file, or replaces it, at once: an agent that looks meanwhile sees
+// all of it or nothing.
 func write(t *testing.T, path string, data []byte) {
 	t.Helper()
-	must(t, os.WriteFile(path, data, 0o644))
+	aside := path + "~"
+	must(t, os.WriteFile(aside, data, 0o644))
+	must(t, os.Rename(aside, path))
 }
 
 // machine is a client machine with an agent.
@@ -122,14 +126,14 @@ func (m *machine) run(a *Agent) (stop func()) {
 			if err != nil {
 				m.t.Errorf("the agent ended with: %v", err)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			m.t.Error("the agent does not stop")
 		}
 	})
 	m.t.Cleanup(stop)
 	select {
 	case <-ready:
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		m.t.Fatal("the agent is not ready")
 	}
 	return stop
@@ -164,7 +168,7 @@ func (m *machine) has(p parcel) bool {
 
 func (m *machine) eventually(what string, ok func() bool) {
 	m.t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
 			m.t.Fatalf("%s: this has not happened; the agent told:\n%s", what, m.log)
 		}

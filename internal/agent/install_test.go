@@ -9,7 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"testing"
 	"time"
 
@@ -127,10 +127,10 @@ func TestPackageGrows(t *testing.T) {
 		_, err := f.Write(part[:n])
 		must(t, err)
 		part = part[n:]
+		m.tells(Waiting, fmt.Sprintf("of %d bytes", len(p.ckm)))
 		time.Sleep(20 * time.Millisecond)
 	}
 	m.installs(p)
-	m.tells(Waiting, fmt.Sprintf("of %d bytes", len(p.ckm)))
 	if m.log.count(Waiting, "bytes") != 1 || m.log.count(Failed, "") > 0 {
 		t.Errorf("growing should be told once, and is no failure:\n%s", m.log)
 	}
@@ -140,7 +140,7 @@ func TestPackageGrows(t *testing.T) {
 // left alone as long as it is being written to.
 func TestPackageIsFilledIn(t *testing.T) {
 	m := newMachine(t)
-	m.agent.Times.Settle = 300 * time.Millisecond
+	m.agent.Times.Settle = 1500 * time.Millisecond
 	p := newParcel(t, "win11", 1, 1, 900*kib)
 	write(t, m.index(p), p.index)
 	write(t, m.data(p), make([]byte, len(p.ckm)))
@@ -152,7 +152,7 @@ func TestPackageIsFilledIn(t *testing.T) {
 		at, end := len(p.ckm)*i/12, len(p.ckm)*(i+1)/12
 		_, err := f.WriteAt(p.ckm[at:end], int64(at))
 		must(t, err)
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(m.agent.Times.Settle / 10)
 	}
 	m.installs(p)
 	if m.log.count(Failed, "") > 0 {
@@ -185,21 +185,41 @@ func TestDamagedThenReplaced(t *testing.T) {
 // What fails is tried less and less often, but tried.
 func TestBackOff(t *testing.T) {
 	m := newMachine(t)
-	var asked atomic.Int64
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		asked.Add(1)
+	var mu sync.Mutex
+	var asked []time.Time
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet { // what it tells is another matter
+			mu.Lock()
+			asked = append(asked, time.Now())
+			mu.Unlock()
+		}
 		http.Error(w, "no", http.StatusForbidden)
 	}))
 	t.Cleanup(s.Close)
 	must(t, m.keeper.Save(settings.Settings{Images: []string{"win11"}, Server: s.URL}))
 	m.start()
 	m.tells(Failed, "403")
-	time.Sleep(time.Second)
+	m.eventually("it is tried again and again", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(asked) >= 18
+	})
 	// 10, 20, 40, 80, 160, 200, … ms, less a quarter at most, for the image and for
 	// the policy.
-	if n := asked.Load(); n < 8 || n > 24 {
-		t.Errorf("it was tried %d times in a second", n)
+	most := func(within time.Duration) int {
+		n := 1
+		for delay := 10 * time.Millisecond; within >= delay*3/4; delay = min(2*delay, 200*time.Millisecond) {
+			n, within = n+1, within-delay*3/4
+		}
+		return 2 * n
 	}
+	mu.Lock()
+	for i, at := range asked {
+		if took := at.Sub(asked[0]); i+1 > most(took) {
+			t.Errorf("it was tried %d times in %v", i+1, took)
+		}
+	}
+	mu.Unlock()
 	if n := m.log.count(Failed, ""); n != 1 {
 		t.Errorf("the failure was told %d times:\n%s", n, m.log)
 	}

@@ -26,6 +26,12 @@ func aReport() *event.Report {
 // reportTo sends a report to a server that answers with do.
 func reportTo(t *testing.T, do http.HandlerFunc) (event.Ack, error) {
 	t.Helper()
+	return reportWithin(t, time.Minute, do)
+}
+
+// reportWithin is reportTo for a client that is as impatient as it says.
+func reportWithin(t *testing.T, stall time.Duration, do http.HandlerFunc) (event.Ack, error) {
+	t.Helper()
 	s := httptest.NewServer(do)
 	defer s.Close()
 	u, err := url.Parse(s.URL + "/MEDVImages")
@@ -37,7 +43,7 @@ func reportTo(t *testing.T, do http.HandlerFunc) (event.Ack, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.Stall = 100 * time.Millisecond
+	w.Stall = stall
 	return w.Report(t.Context(), aReport())
 }
 
@@ -118,7 +124,7 @@ func TestReportTrouble(t *testing.T) {
 		t.Errorf("%v %v", ack, err)
 	}
 	ended := make(chan struct{})
-	_, err = reportTo(t, func(_ http.ResponseWriter, r *http.Request) {
+	_, err = reportWithin(t, time.Second, func(_ http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
 		<-r.Context().Done() // until the client gives up
 		close(ended)

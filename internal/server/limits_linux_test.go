@@ -248,7 +248,7 @@ func TestFilesChangeMeanwhile(t *testing.T) {
 
 // A server that is to end says so, finishes what it is at, and ends.
 func TestDrain(t *testing.T) {
-	s := start(t, Config{Limits: Limits{DrainMax: time.Minute, DrainNotice: 500 * time.Millisecond}})
+	s := start(t, Config{Limits: Limits{DrainMax: time.Minute, DrainNotice: 3 * time.Second}})
 	data := add(t, s.folder, "win11", 100)
 	if a := s.ask("GET", "/readyz"); a.StatusCode != 200 || s.ask("GET", "/healthz").StatusCode != 200 {
 		t.Errorf("at first: %s", a.Status)

@@ -218,7 +218,7 @@ func TestSystemdService(t *testing.T) {
 
 	began := time.Now()
 	m.must("systemctl", "stop", Agent.UnitName)
-	if took := time.Since(began); took > 5*time.Second || m.property("Result") != "success" {
+	if took := time.Since(began); took > 30*time.Second || m.property("Result") != "success" {
 		t.Errorf("stopping took %v, with result %s", took, m.property("Result"))
 	}
 	m.stage("win10", 2, 1<<20)

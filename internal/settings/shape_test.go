@@ -30,7 +30,7 @@ func TestShape(t *testing.T) {
 		if _, err := ParseFile(text, "file", path.IsAbs); !errors.Is(err, errShape) || !strings.Contains(err.Error(), "file") {
 			t.Errorf("%s: error %v", name, err)
 		}
-		if took := time.Since(begun); took > time.Second {
+		if took := time.Since(begun); took > 20*time.Second {
 			t.Errorf("%s took %v", name, took)
 		}
 	}
@@ -55,7 +55,7 @@ func FuzzParseFile(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text, folder string) {
 		begun := time.Now()
 		before, err := ParseFile(text, "file", path.IsAbs)
-		if took := time.Since(begun); took > 5*time.Second {
+		if took := time.Since(begun); took > 20*time.Second {
 			t.Errorf("it took %v", took)
 		}
 		if err != nil || !path.IsAbs(folder) {

@@ -122,7 +122,8 @@ func TestOverdue(t *testing.T) {
 			t.Errorf("%s: %v", name, got)
 		}
 	}
-	if g := asked(reply[:1000]); g.overdue(time.Now().Add(900 * time.Millisecond)) {
+	before := time.Now()
+	if g := asked(reply[:1000]); g.overdue(before.Add(900 * time.Millisecond)) {
 		t.Error("it has no time")
 	}
 }
@@ -149,8 +150,9 @@ func TestOverdueEncrypted(t *testing.T) {
 	if g.overdue(later) {
 		t.Error("what it said long ago is held against it")
 	}
+	before := time.Now()
 	g.Write(sealed)
-	if g.overdue(time.Now().Add(900*time.Millisecond)) || !g.overdue(time.Now().Add(1100*time.Millisecond)) {
+	if g.overdue(before.Add(900*time.Millisecond)) || !g.overdue(time.Now().Add(1100*time.Millisecond)) {
 		t.Error("it does not have the time that it should have")
 	}
 }

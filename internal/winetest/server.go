@@ -78,7 +78,7 @@ func (p *Prefix) wine(args ...string) error {
 // wineTo is wine with its standard error to a file. A pipe would not end before
 // the wineserver does, which may be started by any of them.
 func (p *Prefix) wineTo(f *os.File, args ...string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Dir, cmd.Env, cmd.Stderr = p.dir, environment(p.dir), f

@@ -120,7 +120,8 @@ func TestDecodingIsAwaited(t *testing.T) {
 		for range decoders {
 			s.decoding <- struct{}{}
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		// Long enough for what comes before the wait, on a slow disk too.
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
 		if err := do(ctx); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("it did not wait: %v", err)
