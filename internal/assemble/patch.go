@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -162,6 +163,7 @@ func (s *PatchSeed) Chunks(ctx context.Context, wanted func(uint64) (int, bool),
 	traits := s.data.Traits()
 	if traits.Readers != 1 { // else it can only be read in one go
 		traits.MaxSpan = min(traits.MaxSpan, patchSpan)
+		traits.Readers = min(traits.Readers, runtime.GOMAXPROCS(0)) // each takes some 25 MiB
 	}
 	if err := inSpans(ctx, traits, parts, place, worker); err != nil {
 		return err

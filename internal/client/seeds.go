@@ -9,6 +9,7 @@ import (
 
 	"prestage/ckm"
 	"prestage/internal/assemble"
+	"prestage/internal/durable"
 	"prestage/internal/ownfiles"
 	"prestage/internal/repo"
 )
@@ -93,9 +94,13 @@ func (in *Install) seeds(x *ckm.Index) (list []assemble.Seed, dir string) {
 
 // patch opens the patch that makes x from a version that is installed, nil if there
 // is none: then frames are fetched instead, which is no reason for a word unless
-// something is wrong with it.
+// something is wrong with it. From a disk of this machine they always are: they are
+// read sooner than a patch's chunks are made.
 func (in *Install) patch(ctx context.Context, x *ckm.Index) *assemble.PatchSeed {
 	if versions, err := in.Store.Versions(x.Name); err != nil || len(versions) == 0 || in.Images == nil {
+		return nil
+	}
+	if f, ok := in.Images.(*repo.Folder); ok && !durable.Remote(f.String()) {
 		return nil
 	}
 	p, err := assemble.OpenPatch(ctx, in.Images, x, in.Limit, func(version uint32) (string, *ckm.Index, error) {
