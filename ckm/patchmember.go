@@ -129,7 +129,10 @@ func (e *expander) contract(dst, expanded []byte, list []chunkMember, most int) 
 			return nil, fmt.Errorf("%w: a member behind the end", ErrFormat)
 		}
 		dst = append(dst, expanded[:s.gap]...)
-		dst = e.encoder.Append(dst, expanded[s.gap:s.gap+s.length], s.maker)
+		var err error
+		if dst, err = e.encoder.Append(dst, expanded[s.gap:s.gap+s.length], s.maker); err != nil {
+			return nil, err
+		}
 		expanded = expanded[s.gap+s.length:]
 	}
 	return append(dst, expanded...), nil

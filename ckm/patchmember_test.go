@@ -17,10 +17,18 @@ import (
 	"prestage/internal/testenv"
 )
 
+func made(head, p []byte, by deflate.Maker) []byte {
+	b, err := new(deflate.Encoder).Append(head, p, by)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
 // gzipped returns a gzip file, as GNU gzip makes it.
 func gzipped(p []byte) []byte {
 	head := []byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 2, 3}
-	return append(new(deflate.Encoder).Append(head, p, deflate.Gzip|9), "checksum"...)
+	return append(made(head, p, deflate.Gzip|9), "checksum"...)
 }
 
 // inArchive returns a file in a zip archive, as Java makes it.
@@ -28,7 +36,7 @@ func inArchive(p []byte) []byte {
 	head := make([]byte, 30)
 	copy(head, "PK\x03\x04")
 	head[8], head[26] = 8, 1
-	return new(deflate.Encoder).Append(append(head, 'x'), p, deflate.Zlib|6)
+	return made(append(head, 'x'), p, deflate.Zlib|6)
 }
 
 // compressedFiles returns two versions of some files, all but one of which have

@@ -26,7 +26,12 @@ type PatchSeed struct {
 	dir     string // of the installed version
 	limit   *rate.Limiter
 	fetched atomic.Int64
+	damaged atomic.Int32 // parts
 }
+
+// mostSpoilt is how many parts of a patch may be damaged before it is given up: what
+// is wrong on purpose may take long to be seen.
+const mostSpoilt = 4
 
 // OpenPatch opens the patch beside the package x in r. Base returns the installed
 // version that a patch is based on: its folder and its index. The limit is of
@@ -220,6 +225,9 @@ func (w *patchWorker) span(ctx context.Context, parts []*ckm.PatchPart, use func
 		}
 		raw, err := w.dec.Decode(w.x, p, w.raw, stored, w.from)
 		if errors.Is(err, ckm.ErrMismatch) {
+			if w.damaged.Add(1) >= mostSpoilt {
+				return err
+			}
 			w.spoilt = err
 			continue
 		}

@@ -5,7 +5,10 @@
 // which matches are found and taken, where blocks end, how trees are built and sent.
 package deflate
 
-import "bytes"
+import (
+	"bytes"
+	"errors"
+)
 
 // Maker is the program that made a member and its level, as far as the member's bytes
 // depend on that: Zlib or Gzip, plus a level from MinLevel to MaxLevel.
@@ -38,20 +41,31 @@ type Encoder struct {
 	scratch []byte // for members that nobody gets
 }
 
-// Append appends to dst the member that a maker, which must be valid, makes of in.
-func (e *Encoder) Append(dst, in []byte, m Maker) []byte {
+// ErrWork says that a member takes too much work to make.
+var ErrWork = errors.New("a member takes too much work to make")
+
+// mostSteps is how many places may be tried for a byte, on average; some ten are usual.
+// Without a bound, some MiB that repeat themselves in a certain way take minutes.
+const mostSteps = 200
+
+// Append appends to dst the member that a maker, which must be valid, makes of in. The
+// error is ErrWork.
+func (e *Encoder) Append(dst, in []byte, m Maker) ([]byte, error) {
 	e.out, e.want = dst, nil
-	e.encode(in, m)
-	dst, e.out = e.out, nil
-	return dst
+	done := e.encode(in, m)
+	dst, e.out, e.in = e.out, nil, nil
+	if !done {
+		return dst, ErrWork
+	}
+	return dst, nil
 }
 
-// Makes reports whether a maker, which must be valid, makes that member of in. It
-// ends at the first block that differs.
+// Makes reports whether a maker, which must be valid, makes that member of in, and
+// Append could do it. It ends at the first block that differs.
 func (e *Encoder) Makes(member, in []byte, m Maker) bool {
 	e.out, e.want = e.scratch[:0], member
 	same := e.encode(in, m) && len(e.out) == len(member)
-	e.scratch, e.out, e.want = e.out, nil, nil
+	e.scratch, e.out, e.in, e.want = e.out, nil, nil, nil
 	return same
 }
 
@@ -62,7 +76,11 @@ func (e *Encoder) encode(in []byte, m Maker) bool {
 	e.block.begin(m)
 	length := minMatch - 1 // of the match at the position before
 	pending := false       // the byte before is in no match yet
+	most := mostSteps * (len(in) + windowSize)
 	for e.fill(); e.ahead > 0; e.fill() {
+		if e.steps > most {
+			return false
+		}
 		head := e.insert(e.pos)
 		before, beforeAt := length, e.at
 		length = minMatch - 1

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/flate"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -14,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/zeebo/blake3"
 
@@ -68,6 +70,15 @@ func inputs() map[string][]byte {
 	}
 }
 
+// made is Append for what takes no more work than it may.
+func (e *Encoder) made(dst, in []byte, m Maker) []byte {
+	dst, err := e.Append(dst, in, m)
+	if err != nil {
+		panic(err)
+	}
+	return dst
+}
+
 // golden is a digest of all members of inputs, as zlib 1.2.13 and gzip 1.12 make
 // them: no other program is needed to see that they still are.
 const golden = "4349a2acc1e8ccf477876f748539ab90bd32d90fd213abf777b66fc5c9529d8f"
@@ -81,7 +92,7 @@ func TestEncode(t *testing.T) {
 		for level := MinLevel; level <= MaxLevel; level++ {
 			for _, m := range []Maker{Zlib, Gzip} {
 				m |= Maker(level)
-				member := e.Append([]byte("x"), in, m)[1:]
+				member := e.made([]byte("x"), in, m)[1:]
 				all.Write(member)
 				got, err := io.ReadAll(flate.NewReader(bytes.NewReader(member)))
 				if err != nil || !bytes.Equal(got, in) {
@@ -156,6 +167,34 @@ func TestZlib(t *testing.T) {
 	}
 }
 
+// Some input takes both programs minutes for each MiB.
+func TestWork(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 4))
+	var block []byte
+	for len(block) < 40<<10 {
+		block = append(block, "aaaaaa"...)
+		block = append(block, byte(rng.IntN(256)), byte(rng.IntN(256)))
+	}
+	hard := bytes.Repeat(block, 100)
+	var e Encoder
+	began := time.Now()
+	if _, err := e.Append(nil, hard, Zlib|9); !errors.Is(err, ErrWork) {
+		t.Errorf("%d bytes: %v", len(hard), err)
+	}
+	if e.Makes([]byte{0xff}, hard, Zlib|9) {
+		t.Error("it is seen as made")
+	}
+	if took := time.Since(began); took > time.Minute {
+		t.Errorf("giving up took %v", took)
+	}
+	// What is usual is far from that.
+	for name, in := range inputs() {
+		if e.made(nil, in, Gzip|9); e.steps > 60*(len(in)+windowSize) {
+			t.Errorf("%s: %d places were tried for %d bytes", name, e.steps, len(in))
+		}
+	}
+}
+
 // FuzzEncode checks that whatever is compressed can be decompressed, and that what is
 // found in anything lies in it.
 func FuzzEncode(f *testing.F) {
@@ -165,12 +204,15 @@ func FuzzEncode(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(new(Encoder).Append(archive[:10], bytes.Repeat([]byte("member"), 100), Gzip|9), byte(Gzip|9))
+	f.Add(new(Encoder).made(archive[:10], bytes.Repeat([]byte("member"), 100), Gzip|9), byte(Gzip|9))
 	var e Encoder
 	var d Inflater
 	f.Fuzz(func(t *testing.T, in []byte, maker byte) {
 		if m := Maker(maker); m.Valid() {
-			member := e.Append(nil, in, m)
+			member, err := e.Append(nil, in, m)
+			if err != nil {
+				return
+			}
 			out, n, err := d.Append(nil, append(member, "more"...), len(in))
 			if err != nil || n != len(member) || !bytes.Equal(out, in) {
 				t.Fatalf("%d bytes come back as %d, from %d of %d: %v", len(in), len(out), n, len(member), err)
@@ -184,7 +226,7 @@ func FuzzEncode(f *testing.F) {
 			}
 			end = s.Offset + s.Length
 			sum += len(s.Inflated)
-			if m, ok := e.Maker(in, s); ok && !bytes.Equal(e.Append(nil, s.Inflated, m), in[s.Offset:end]) {
+			if m, ok := e.Maker(in, s); ok && !bytes.Equal(e.made(nil, s.Inflated, m), in[s.Offset:end]) {
 				t.Fatalf("%#x does not make what it made", m)
 			}
 		}
@@ -202,7 +244,7 @@ func BenchmarkEncode(b *testing.B) {
 		b.Run(fmt.Sprint(level), func(b *testing.B) {
 			b.SetBytes(int64(len(in)))
 			for b.Loop() {
-				out = e.Append(out[:0], in, Gzip|level)
+				out = e.made(out[:0], in, Gzip|level)
 			}
 		})
 	}

@@ -15,8 +15,9 @@ var ErrMember = errors.New("not a DEFLATE member")
 // Inflater decompresses members. Its zero value can be used, by one goroutine at a
 // time.
 type Inflater struct {
-	in  bytes.Reader
-	dec io.ReadCloser
+	in      bytes.Reader
+	dec     io.ReadCloser
+	scratch []byte // what a member decompresses to, until it is known to be one
 }
 
 // Append appends what the member at the beginning of p decompresses to, at most most
@@ -57,9 +58,11 @@ const shortest = 48
 
 // Find finds the members in the gzip files and zip archives that lie in p, whole or
 // in part, wherever they begin. Together they decompress to at most most bytes; those
-// that would exceed it are left out.
+// that would exceed it are left out. No more than that is spent on what turns out to
+// be none.
 func (f *Inflater) Find(p []byte, most int) (members []Member) {
-	for at := 0; at < len(p); at++ {
+	vain := most // bytes that may be decompressed for nothing
+	for at := 0; at < len(p) && vain > 0; at++ {
 		if p[at] != gzipMagic[0] && p[at] != zipMagic[0] {
 			continue
 		}
@@ -68,11 +71,12 @@ func (f *Inflater) Find(p []byte, most int) (members []Member) {
 			continue
 		}
 		begin += at
-		inflated, length, err := f.Append(nil, p[begin:], most)
-		if err != nil || length < shortest {
+		inflated, length, err := f.Append(f.scratch[:0], p[begin:], most)
+		if f.scratch = inflated[:0]; err != nil || length < shortest {
+			vain -= len(inflated) + shortest
 			continue
 		}
-		members = append(members, Member{begin, length, inflated, makers})
+		members = append(members, Member{begin, length, bytes.Clone(inflated), makers})
 		most -= len(inflated)
 		at = begin + length - 1
 	}
@@ -94,6 +98,9 @@ var (
 	zipMagic  = []byte("PK\x03\x04")
 )
 
+// longestText is how long a name or a comment in a gzip file may be, in bytes.
+const longestText = 1 << 10
+
 // header returns the length of the header of a gzip file (RFC 1952), or of a file in
 // a zip archive, that p begins with, and who may have made the member that follows. It
 // is 0 if there is none.
@@ -107,7 +114,11 @@ func header(p []byte) (length int, makers []Maker) {
 		}
 		for _, text := range []byte{hasName, hasComment} {
 			if flags&text != 0 && n < len(p) {
-				n += bytes.IndexByte(p[n:], 0) + 1
+				end := bytes.IndexByte(p[n:min(len(p), n+longestText)], 0)
+				if end < 0 {
+					return 0, nil
+				}
+				n += end + 1
 			}
 		}
 		if flags&hasCRC != 0 {

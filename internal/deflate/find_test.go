@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"prestage/internal/testenv"
 )
@@ -88,7 +89,7 @@ func TestFind(t *testing.T) {
 	// An encoder of another kind.
 	other := bytes.Clone(p)
 	s := found[0]
-	other = append(other[:s.Offset], e.Append(nil, text[0], Zlib|4)...)
+	other = append(other[:s.Offset], e.made(nil, text[0], Zlib|4)...)
 	found = f.Find(other, 1<<20)
 	if len(found) != 1 {
 		t.Fatalf("%d members", len(found))
@@ -102,7 +103,7 @@ func TestInflate(t *testing.T) {
 	var e Encoder
 	var f Inflater
 	in := testenv.Text(1, 10_000)
-	member := e.Append(nil, in, Zlib|6)
+	member := e.made(nil, in, Zlib|6)
 	for _, c := range []struct {
 		p    []byte
 		most int
@@ -118,5 +119,22 @@ func TestInflate(t *testing.T) {
 		if !c.ok && !errors.Is(err, ErrMember) {
 			t.Errorf("%d bytes, at most %d: %v", len(c.p), c.most, err)
 		}
+	}
+}
+
+// Headers in headers, before what decompresses to very much: each would be tried.
+func TestFindInVain(t *testing.T) {
+	var p []byte
+	for range 20_000 {
+		p = append(p, 0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 0, 10, 0, 0xf5, 0xff)
+	}
+	p = append(p, new(Encoder).made(nil, make([]byte, 20<<20), Zlib|9)...)
+	var f Inflater
+	began := time.Now()
+	if found := f.Find(p, 16<<20); len(found) > 0 {
+		t.Errorf("%d were found", len(found))
+	}
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("it took %v", took)
 	}
 }

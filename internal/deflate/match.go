@@ -54,6 +54,8 @@ type matcher struct {
 	deepHeads  [1 << hashBits]uint16
 	deepBefore [windowSize]uint16
 	rank       [windowSize]uint16
+
+	steps int // places that were tried
 }
 
 // deep is how many bytes the positions of a deep chain have in common, but for some
@@ -63,7 +65,7 @@ const deep = 5
 func (m *matcher) begin(in []byte, by Maker) {
 	m.effort, m.gzip = efforts[by&0x0f], by&0xf0 == Gzip
 	m.in, m.ended = in, false
-	m.pos, m.ahead, m.begun, m.at = 0, 0, 0, 0
+	m.pos, m.ahead, m.begun, m.at, m.steps = 0, 0, 0, 0, 0
 	clear(m.heads[:])
 	clear(m.deepHeads[:])
 	clear(m.window[:]) // gzip compares what lies behind the end of the input
@@ -132,8 +134,9 @@ func (m *matcher) longest(head, best int) int {
 	}
 	limit := max(0, m.pos-maxDistance)
 	w, pos, first := &m.window, uint16(m.pos), m.rank[head&(windowSize-1)]
-	before, dived := &m.before, false
-	for tried := 1; ; tried++ {
+	before, dived, left := &m.before, false, chain // steps that are worth taking in the deep chain
+	tried, last := 1, head                         // of the other one
+	for ; ; m.steps++ {
 		// Most are ruled out by the byte that would make it longer.
 		c := uint16(head)
 		if end := uint16(best); w[c+end] == w[pos+end] && w[c+end-1] == w[pos+end-1] && w[c] == w[pos] && w[c+1] == w[pos+1] {
@@ -148,12 +151,19 @@ func (m *matcher) longest(head, best int) int {
 			}
 		}
 		switch {
-		case dived:
-		case best >= deep-1:
+		case dived && left > 0:
+			left--
+		case !dived && left > 0 && best >= deep-1:
 			// What is longer lies in the deep chain.
-			before, dived, head = &m.deepBefore, true, m.pos
-		case tried == chain:
-			return min(best, m.ahead)
+			before, dived, last, head = &m.deepBefore, true, head, m.pos
+		default:
+			if dived { // it is no shorter way: on with what the programs do
+				before, dived, head = &m.before, false, last
+			}
+			if tried == chain {
+				return min(best, m.ahead)
+			}
+			tried++
 		}
 		// Only the first may lie at the limit.
 		if head = int(before[head&(windowSize-1)]); head <= limit {

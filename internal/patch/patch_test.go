@@ -188,6 +188,21 @@ func TestPatch(t *testing.T) {
 	if more, _ := s.apply(t, x, old, unpacked(t, first), second, true); more <= frames || more > made.Update-1<<20 {
 		t.Errorf("with a damaged patch, %d bytes of frames were fetched, else %d", more, frames)
 	}
+	// One that is damaged all over is given up.
+	all := slices.Clone(p)
+	h, err := ckm.ParsePatchHeader(all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := h.Size; i < len(all); i++ {
+		all[i] ^= 0x55
+	}
+	if err := os.WriteFile(path, all, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if more, _ := s.apply(t, x, old, unpacked(t, first), second, true); more < made.Update {
+		t.Errorf("with a patch of nothing but damage, %d bytes of frames were fetched, and %d are new", more, made.Update)
+	}
 	for _, bad := range [][]byte{p, p[:0], p[:50], p[:150], p[:len(p)/2], append(p, 0)} {
 		if err := check(bad); !errors.Is(err, ckm.ErrFormat) && !errors.Is(err, ckm.ErrMismatch) {
 			t.Errorf("%d bytes, damaged: %v", len(bad), err)
