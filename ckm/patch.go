@@ -34,7 +34,7 @@ const (
 	MaxPatchBase  = 4 << 20       // of the chunks that it is made from
 	MaxPatchRuns  = 1024
 	maxPatchParts = MaxChunks
-	patchWindow   = 16 << 20
+	patchWindow   = 8 << 20
 )
 
 var patchMagic = [8]byte{0x89, 'P', 'T', 'C', '\r', '\n', 0x1a, '\n'}

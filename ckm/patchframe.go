@@ -3,6 +3,7 @@ package ckm
 import (
 	"bytes"
 	"fmt"
+	"hash/maphash"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -23,7 +24,9 @@ func NewPatchCompressor() *PatchCompressor {
 	if err != nil {
 		panic(err) // the options are constants
 	}
-	return &PatchCompressor{enc: enc}
+	c := &PatchCompressor{enc: enc}
+	c.seed = maphash.MakeSeed()
+	return c
 }
 
 // worthExpanding is the size of a part from which on members are looked for in it, as
@@ -39,9 +42,9 @@ func (c *PatchCompressor) Compress(raw, base []byte) ([]byte, error) {
 	if float64(c.plain.Len()) < worthExpanding*float64(len(raw)) {
 		return c.plain.Bytes(), nil
 	}
-	s, expanded, expandedBase := c.expand(raw, base)
-	if s == nil {
-		return c.plain.Bytes(), nil
+	s, expanded, expandedBase, err := c.expand(raw, base)
+	if s == nil || err != nil {
+		return c.plain.Bytes(), err
 	}
 	if err := c.compress(&c.expanded, expanded, expandedBase); err != nil {
 		return nil, err

@@ -4,16 +4,19 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"hash/maphash"
+	"slices"
 
 	"prestage/internal/deflate"
 )
 
 // Limits of the members of a part. Those of its chunks and those of its base are
 // counted apart; lengths are in bytes, of what members decompress to and all around.
+// Chunks and base fit into patchWindow.
 const (
 	MaxPatchMembers      = 1 << 14
-	MaxPatchExpanded     = 4 << 20 // of its chunks
-	MaxPatchExpandedBase = 8 << 20
+	MaxPatchExpanded     = 3 << 20 // of its chunks
+	MaxPatchExpandedBase = 5 << 20
 )
 
 // skippable begins a frame that zstd passes over; four bytes with its length follow.
@@ -92,12 +95,13 @@ type expander struct {
 	inflater     deflate.Inflater
 	encoder      deflate.Encoder
 	base, chunks []byte
+	seed         maphash.Seed // of those that are found
 }
 
 // expandBase returns a base with its members decompressed. That is good until the
 // next call.
 func (e *expander) expandBase(base []byte, list []baseMember) ([]byte, error) {
-	out := e.base[:0]
+	out := slices.Grow(e.base[:0], MaxPatchExpandedBase)
 	for _, s := range list {
 		if s.gap+s.length > len(base) || len(out)+s.gap > MaxPatchExpandedBase {
 			return nil, fmt.Errorf("%w: a member behind the end of the base", ErrFormat)
@@ -138,55 +142,67 @@ func (e *expander) contract(dst, expanded []byte, list []chunkMember, most int) 
 	return append(dst, expanded...), nil
 }
 
-// mostFound is how much members decompress to that are looked for at once, in bytes.
-const mostFound = 2 * MaxPatchExpandedBase
-
 // expand finds the members in chunks that can be made again, and those in their
-// base, and returns both with them decompressed; s is nil if there are none. Members
+// base, and returns both with them decompressed; m is nil if there are none. Members
 // that are in both stay as they are: they need not be made.
-func (e *expander) expand(raw, base []byte) (s *members, expanded, expandedBase []byte) {
-	found := e.inflater.Find(raw, mostFound)
-	if len(found) == 0 {
-		return nil, nil, nil
+func (e *expander) expand(raw, base []byte) (m *members, expanded, expandedBase []byte, err error) {
+	if !e.any(raw) {
+		return nil, nil, nil, nil
 	}
-	foundBase := e.inflater.Find(base, mostFound)
-	inBase, inRaw := make(map[string]bool), make(map[string]bool)
-	for _, f := range foundBase {
-		inBase[string(base[f.Offset:f.Offset+f.Length])] = true
+	var found []span
+	inBase, inRaw := make(map[uint64]bool), make(map[uint64]bool)
+	for f := range e.inflater.Find(base, MaxPatchExpandedBase) {
+		s := span{f.Offset, f.Length, len(f.Inflated), maphash.Bytes(e.seed, base[f.Offset:f.Offset+f.Length])}
+		found = append(found, s)
+		inBase[s.hash] = true
 	}
-	s = &members{length: len(raw)}
+	m = &members{length: len(raw)}
 	at := 0
-	expanded = e.chunks[:0]
-	for _, f := range found {
-		member := raw[f.Offset : f.Offset+f.Length]
-		longer := s.length - f.Length + len(f.Inflated)
-		if inRaw[string(member)] = true; inBase[string(member)] || longer > MaxPatchExpanded || len(s.chunks) == MaxPatchMembers {
+	e.chunks = slices.Grow(e.chunks[:0], MaxPatchExpanded)
+	for f := range e.inflater.Find(raw, MaxPatchExpanded) {
+		hash := maphash.Bytes(e.seed, raw[f.Offset:f.Offset+f.Length])
+		longer := m.length - f.Length + len(f.Inflated)
+		if inRaw[hash] = true; inBase[hash] || longer > MaxPatchExpanded || len(m.chunks) == MaxPatchMembers {
 			continue
 		}
 		maker, ok := e.encoder.Maker(raw, f)
 		if !ok {
 			continue
 		}
-		s.chunks = append(s.chunks, chunkMember{f.Offset - at, len(f.Inflated), maker})
-		s.length = longer
-		expanded = append(append(expanded, raw[at:f.Offset]...), f.Inflated...)
+		m.chunks = append(m.chunks, chunkMember{f.Offset - at, len(f.Inflated), maker})
+		m.length = longer
+		e.chunks = append(append(e.chunks, raw[at:f.Offset]...), f.Inflated...)
 		at = f.Offset + f.Length
 	}
-	e.chunks = append(expanded, raw[at:]...)
-	if len(s.chunks) == 0 {
-		return nil, nil, nil
+	e.chunks = append(e.chunks, raw[at:]...)
+	if len(m.chunks) == 0 {
+		return nil, nil, nil, nil
 	}
 	at = 0
-	expandedBase = e.base[:0]
-	for _, f := range foundBase {
-		longer := len(expandedBase) + f.Offset - at + len(f.Inflated) + len(base) - f.Offset - f.Length
-		if inRaw[string(base[f.Offset:f.Offset+f.Length])] || longer > MaxPatchExpandedBase || len(s.base) == MaxPatchMembers {
+	length := len(base)
+	for _, s := range found {
+		longer := length - s.length + s.inflated
+		if inRaw[s.hash] || longer > MaxPatchExpandedBase || len(m.base) == MaxPatchMembers {
 			continue
 		}
-		s.base = append(s.base, baseMember{f.Offset - at, f.Length})
-		expandedBase = append(append(expandedBase, base[at:f.Offset]...), f.Inflated...)
-		at = f.Offset + f.Length
+		m.base = append(m.base, baseMember{s.offset - at, s.length})
+		length = longer
+		at = s.offset + s.length
 	}
-	e.base = append(expandedBase, base[at:]...)
-	return s, e.chunks, e.base
+	expandedBase, err = e.expandBase(base, m.base)
+	return m, e.chunks, expandedBase, err
+}
+
+// span is where a member lies, and what it decompresses to has so many bytes.
+type span struct {
+	offset, length, inflated int
+	hash                     uint64 // of the member
+}
+
+// any reports whether there is a member in p.
+func (e *expander) any(p []byte) bool {
+	for range e.inflater.Find(p, MaxPatchExpanded) {
+		return true
+	}
+	return false
 }

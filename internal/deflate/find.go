@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 )
 
 // ErrMember says that something is not the member that it should be.
@@ -57,30 +58,31 @@ type Member struct {
 const shortest = 48
 
 // Find finds the members in the gzip files and zip archives that lie in p, whole or
-// in part, wherever they begin. Together they decompress to at most most bytes; those
-// that would exceed it are left out. No more than that is spent on what turns out to
-// be none.
-func (f *Inflater) Find(p []byte, most int) (members []Member) {
-	vain := most // bytes that may be decompressed for nothing
-	for at := 0; at < len(p) && vain > 0; at++ {
-		if p[at] != gzipMagic[0] && p[at] != zipMagic[0] {
-			continue
+// in part, wherever they begin. What one decompresses to, at most most bytes, is good
+// until the next one. It ends after four times that, with what turns out to be none.
+func (f *Inflater) Find(p []byte, most int) iter.Seq[Member] {
+	return func(yield func(Member) bool) {
+		left := 4 * most // bytes that may be decompressed
+		for at := 0; at < len(p) && left > 0; at++ {
+			if p[at] != gzipMagic[0] && p[at] != zipMagic[0] {
+				continue
+			}
+			begin, makers := header(p[at:])
+			if begin == 0 {
+				continue
+			}
+			begin += at
+			inflated, length, err := f.Append(f.scratch[:0], p[begin:], most)
+			left -= len(inflated) + shortest
+			if f.scratch = inflated[:0]; err != nil || length < shortest {
+				continue
+			}
+			if !yield(Member{begin, length, inflated, makers}) {
+				return
+			}
+			at = begin + length - 1
 		}
-		begin, makers := header(p[at:])
-		if begin == 0 {
-			continue
-		}
-		begin += at
-		inflated, length, err := f.Append(f.scratch[:0], p[begin:], most)
-		if f.scratch = inflated[:0]; err != nil || length < shortest {
-			vain -= len(inflated) + shortest
-			continue
-		}
-		members = append(members, Member{begin, length, bytes.Clone(inflated), makers})
-		most -= len(inflated)
-		at = begin + length - 1
 	}
-	return members
 }
 
 // Maker finds out who made a member of p.

@@ -47,7 +47,7 @@ func TestFind(t *testing.T) {
 	p := bytes.Join(parts, nil)
 	var f Inflater
 	var e Encoder
-	found := f.Find(p, 1<<20)
+	found := all(&f, p, 1<<20)
 	if len(found) != len(text) {
 		t.Fatalf("%d members, should be %d", len(found), len(text))
 	}
@@ -62,10 +62,10 @@ func TestFind(t *testing.T) {
 	}
 
 	// What is not whole, stored, encrypted, or too much.
-	if found := f.Find(p[:len(parts[0])+len(parts[1])-30], 1<<20); len(found) != 0 {
+	if found := all(&f, p[:len(parts[0])+len(parts[1])-30], 1<<20); len(found) != 0 {
 		t.Errorf("cut: %d", len(found))
 	}
-	if found := f.Find(p, 100_000); len(found) != 1+1 { // the first, and the last
+	if found := all(&f, p, 100_000); len(found) != len(text)-1 {
 		t.Errorf("with little room: %d", len(found))
 	}
 	var stored bytes.Buffer
@@ -77,12 +77,12 @@ func TestFind(t *testing.T) {
 	if err := errors.Join(err, z.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if found := f.Find(stored.Bytes(), 1<<20); len(found) != 0 {
+	if found := all(&f, stored.Bytes(), 1<<20); len(found) != 0 {
 		t.Errorf("stored: %d", len(found))
 	}
 	secret := bytes.Clone(parts[3])
 	secret[6] |= 1
-	if found := f.Find(secret, 1<<20); len(found) != 1 {
+	if found := all(&f, secret, 1<<20); len(found) != 1 {
 		t.Errorf("one of two encrypted: %d", len(found))
 	}
 
@@ -90,13 +90,22 @@ func TestFind(t *testing.T) {
 	other := bytes.Clone(p)
 	s := found[0]
 	other = append(other[:s.Offset], e.made(nil, text[0], Zlib|4)...)
-	found = f.Find(other, 1<<20)
+	found = all(&f, other, 1<<20)
 	if len(found) != 1 {
 		t.Fatalf("%d members", len(found))
 	}
 	if m, ok := e.Maker(other, found[0]); ok {
 		t.Errorf("seen as made by %#x", m)
 	}
+}
+
+// all returns what Find finds.
+func all(f *Inflater, p []byte, most int) (found []Member) {
+	for m := range f.Find(p, most) {
+		m.Inflated = bytes.Clone(m.Inflated)
+		found = append(found, m)
+	}
+	return found
 }
 
 func TestInflate(t *testing.T) {
@@ -131,7 +140,7 @@ func TestFindInVain(t *testing.T) {
 	p = append(p, new(Encoder).made(nil, make([]byte, 20<<20), Zlib|9)...)
 	var f Inflater
 	began := time.Now()
-	if found := f.Find(p, 16<<20); len(found) > 0 {
+	if found := all(&f, p, 16<<20); len(found) > 0 {
 		t.Errorf("%d were found", len(found))
 	}
 	if took := time.Since(began); took > 20*time.Second {

@@ -44,7 +44,7 @@ type Made struct {
 func Write(ctx context.Context, w io.Writer, scratch *os.File, old, pkg Package, meter progress.Meter) (Made, error) {
 	// The compressors' tables live long and are most of the memory: to wait until as
 	// much again is garbage would double it.
-	defer debug.SetGCPercent(debug.SetGCPercent(50))
+	defer debug.SetGCPercent(debug.SetGCPercent(20))
 	m := matcher{old: newContent(ctx, old), new: newContent(ctx, pkg), known: ckm.NewIDSet(old.Index)}
 	if err := m.match(); err != nil {
 		return Made{}, err
@@ -126,8 +126,9 @@ func (m *matcher) jobs() (jobs []*job, made Made) {
 	return jobs, made
 }
 
-// mostWorkers bounds the memory of compressing, some 30 MB each.
-const mostWorkers = 4
+// mostWorkers bounds the memory of compressing, some 50 MB each: with more, packing
+// would take more than the 192 MiB that it may.
+const mostWorkers = 2
 
 // run makes the parts, on several processors, and hands them over in order.
 func (m *matcher) run(ctx context.Context, jobs []*job, done func(*job) error) error {
