@@ -42,14 +42,14 @@ func (c *PatchCompressor) Compress(raw, base []byte) ([]byte, error) {
 	if float64(c.plain.Len()) < worthExpanding*float64(len(raw)) {
 		return c.plain.Bytes(), nil
 	}
-	s, expanded, expandedBase, err := c.expand(raw, base)
-	if s == nil || err != nil {
+	m, expanded, expandedBase, err := c.expand(raw, base)
+	if m == nil || err != nil {
 		return c.plain.Bytes(), err
 	}
 	if err := c.compress(&c.expanded, expanded, expandedBase); err != nil {
 		return nil, err
 	}
-	if head := s.append(nil); len(head)+c.expanded.Len() < c.plain.Len() {
+	if head := m.append(nil); len(head)+c.expanded.Len() < c.plain.Len() {
 		return append(head, c.expanded.Bytes()...), nil
 	}
 	return c.plain.Bytes(), nil
@@ -93,7 +93,7 @@ func (d *PatchDecoder) Decode(x *Index, e *PatchPart, dst, stored, base []byte) 
 	fail := func(format string, args ...any) ([]byte, error) {
 		return nil, fmt.Errorf("%w: the patch of chunks %d+%d: %s", ErrMismatch, e.First, e.Count, fmt.Sprintf(format, args...))
 	}
-	s, frame, err := cutMembers(stored)
+	m, frame, err := cutMembers(stored)
 	if err != nil {
 		return fail("%v", err)
 	}
@@ -106,10 +106,10 @@ func (d *PatchDecoder) Decode(x *Index, e *PatchPart, dst, stored, base []byte) 
 		dst = make([]byte, 0, raw+DecodeSlack)
 	}
 	var out []byte
-	if s == nil {
+	if m == nil {
 		out, err = d.decompress(dst[:0:raw+DecodeSlack], frame, base)
 	} else {
-		out, err = d.decodeExpanded(dst, frame, base, s, raw)
+		out, err = d.decodeExpanded(dst, frame, base, m, raw)
 	}
 	if err != nil {
 		return fail("%v", err)
@@ -137,20 +137,20 @@ func (d *PatchDecoder) decompress(dst, frame, base []byte) ([]byte, error) {
 }
 
 // decodeExpanded is decompress for a part with members.
-func (d *PatchDecoder) decodeExpanded(dst, frame, base []byte, s *members, raw int) ([]byte, error) {
-	base, err := d.expandBase(base, s.base)
+func (d *PatchDecoder) decodeExpanded(dst, frame, base []byte, m *members, raw int) ([]byte, error) {
+	base, err := d.expandBase(base, m.base)
 	if err != nil {
 		return nil, err
 	}
-	if cap(d.chunks) < s.length+DecodeSlack {
-		d.chunks = make([]byte, 0, s.length+DecodeSlack)
+	if cap(d.chunks) < m.length+DecodeSlack {
+		d.chunks = make([]byte, 0, m.length+DecodeSlack)
 	}
-	expanded, err := d.decompress(d.chunks[:0:s.length+DecodeSlack], frame, base)
+	expanded, err := d.decompress(d.chunks[:0:m.length+DecodeSlack], frame, base)
 	if err != nil {
 		return nil, err
 	}
-	if len(expanded) != s.length {
-		return nil, fmt.Errorf("%d bytes before its members are made, and not %d", len(expanded), s.length)
+	if len(expanded) != m.length {
+		return nil, fmt.Errorf("%d bytes before its members are made, and not %d", len(expanded), m.length)
 	}
-	return d.contract(dst[:0], expanded, s.chunks, raw)
+	return d.contract(dst[:0], expanded, m.chunks, raw)
 }

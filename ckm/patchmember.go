@@ -1,7 +1,6 @@
 package ckm
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"hash/maphash"
@@ -19,8 +18,9 @@ const (
 	MaxPatchExpandedBase = 5 << 20
 )
 
-// skippable begins a frame that zstd passes over; four bytes with its length follow.
-var skippable = []byte{0x50, 0x2a, 0x4d, 0x18}
+// membersMagic begins the frame that says which members there are: one that zstd
+// passes over, but another than those of a CKM.
+const membersMagic = 0x184D2A50
 
 // members are the members of gzip files and zip archives that are decompressed before a
 // part's chunks are compared with its base: two versions of one have hardly a byte in
@@ -41,53 +41,53 @@ type chunkMember struct {
 }
 
 // append appends the frame that says which members there are.
-func (s *members) append(b []byte) []byte {
+func (m *members) append(b []byte) []byte {
 	var p []byte
-	p = binary.AppendUvarint(p, uint64(s.length))
-	p = binary.AppendUvarint(p, uint64(len(s.base)))
-	for _, e := range s.base {
+	p = binary.AppendUvarint(p, uint64(m.length))
+	p = binary.AppendUvarint(p, uint64(len(m.base)))
+	for _, e := range m.base {
 		p = binary.AppendUvarint(p, uint64(e.gap))
 		p = binary.AppendUvarint(p, uint64(e.length))
 	}
-	p = binary.AppendUvarint(p, uint64(len(s.chunks)))
-	for _, e := range s.chunks {
+	p = binary.AppendUvarint(p, uint64(len(m.chunks)))
+	for _, e := range m.chunks {
 		p = binary.AppendUvarint(p, uint64(e.gap))
 		p = binary.AppendUvarint(p, uint64(e.length))
 		p = append(p, byte(e.maker))
 	}
-	b = append(b, skippable...)
+	b = binary.LittleEndian.AppendUint32(b, membersMagic)
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(p)))
 	return append(b, p...)
 }
 
 // cutMembers takes the frame that says which members there are off a part's stored
-// bytes; s is nil if it has none.
-func cutMembers(stored []byte) (s *members, rest []byte, err error) {
-	if !bytes.HasPrefix(stored, skippable) {
+// bytes; m is nil if it has none.
+func cutMembers(stored []byte) (m *members, rest []byte, err error) {
+	if len(stored) < 4 || binary.LittleEndian.Uint32(stored) != membersMagic {
 		return nil, stored, nil
 	}
-	rest = stored[len(skippable):]
+	rest = stored[4:]
 	if len(rest) < 4 || uint64(binary.LittleEndian.Uint32(rest)) > uint64(len(rest)-4) {
 		return nil, nil, fmt.Errorf("%w: its members are cut short", ErrFormat)
 	}
 	n := 4 + int(binary.LittleEndian.Uint32(rest))
 	r := reader{p: rest[4:n]}
-	s = &members{length: int(r.uvarint(MaxPatchExpanded))}
-	s.base = make([]baseMember, r.uvarint(uint64(min(MaxPatchMembers, len(r.p)/2))))
-	for i := range s.base {
-		s.base[i] = baseMember{int(r.uvarint(MaxPatchBase)), int(r.uvarint(MaxPatchBase))}
+	m = &members{length: int(r.uvarint(MaxPatchExpanded))}
+	m.base = make([]baseMember, r.uvarint(uint64(min(MaxPatchMembers, len(r.p)/2))))
+	for i := range m.base {
+		m.base[i] = baseMember{int(r.uvarint(MaxPatchBase)), int(r.uvarint(MaxPatchBase))}
 	}
-	s.chunks = make([]chunkMember, r.uvarint(uint64(min(MaxPatchMembers, len(r.p)/3))))
-	for i := range s.chunks {
-		s.chunks[i] = chunkMember{int(r.uvarint(MaxPatchExpanded)), int(r.uvarint(MaxPatchExpanded)), deflate.Maker(r.byte())}
-		if !s.chunks[i].maker.Valid() {
+	m.chunks = make([]chunkMember, r.uvarint(uint64(min(MaxPatchMembers, len(r.p)/3))))
+	for i := range m.chunks {
+		m.chunks[i] = chunkMember{int(r.uvarint(MaxPatchExpanded)), int(r.uvarint(MaxPatchExpanded)), deflate.Maker(r.byte())}
+		if !m.chunks[i].maker.Valid() {
 			r.bad = true
 		}
 	}
-	if r.bad || len(r.p) != 0 || len(s.chunks) == 0 {
+	if r.bad || len(r.p) != 0 || len(m.chunks) == 0 {
 		return nil, nil, fmt.Errorf("%w: its members are not what they should be", ErrFormat)
 	}
-	return s, rest[n:], nil
+	return m, rest[n:], nil
 }
 
 // expander decompresses members, and compresses them again. Its buffers stay.
@@ -146,7 +146,7 @@ func (e *expander) contract(dst, expanded []byte, list []chunkMember, most int) 
 // base, and returns both with them decompressed; m is nil if there are none. Members
 // that are in both stay as they are: they need not be made.
 func (e *expander) expand(raw, base []byte) (m *members, expanded, expandedBase []byte, err error) {
-	if !e.any(raw) {
+	if !e.hasMember(raw) {
 		return nil, nil, nil, nil
 	}
 	var found []span
@@ -199,8 +199,8 @@ type span struct {
 	hash                     uint64 // of the member
 }
 
-// any reports whether there is a member in p.
-func (e *expander) any(p []byte) bool {
+// hasMember reports whether there is a member in p.
+func (e *expander) hasMember(p []byte) bool {
 	for range e.inflater.Find(p, MaxPatchExpanded) {
 		return true
 	}

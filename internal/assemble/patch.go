@@ -168,7 +168,7 @@ func (s *PatchSeed) Chunks(ctx context.Context, wanted func(uint64) (int, bool),
 	traits := s.data.Traits()
 	if traits.Readers != 1 { // else it can only be read in one go
 		traits.MaxSpan = min(traits.MaxSpan, patchSpan)
-		traits.Readers = min(traits.Readers, runtime.GOMAXPROCS(0)) // each takes some 25 MiB
+		traits.Readers = min(traits.Readers, runtime.GOMAXPROCS(0)) // each takes some 20 MiB
 	}
 	if err := inSpans(ctx, traits, parts, place, worker); err != nil {
 		return err

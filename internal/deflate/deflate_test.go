@@ -114,57 +114,58 @@ func TestEncode(t *testing.T) {
 	}
 }
 
-// As GNU gzip does.
-func TestGzip(t *testing.T) {
-	testenv.Need(t, "gzip")
+// against compares what is made of the inputs, at all levels, with what a program
+// makes: of in, or of something else that it says.
+func against(t *testing.T, by Maker, program func(t *testing.T, in []byte, level int) (of, member []byte)) {
 	var e Encoder
 	for name, in := range inputs() {
 		for level := MinLevel; level <= MaxLevel; level++ {
-			file := filepath.Join(t.TempDir(), "in")
-			if err := os.WriteFile(file, in, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			c := exec.Command("gzip", fmt.Sprintf("-%dnc", level), file)
-			out, err := c.Output()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if want := out[10 : len(out)-8]; !e.Makes(want, in, Gzip|Maker(level)) {
-				t.Errorf("%s at level %d: not what gzip makes", name, level)
+			if of, member := program(t, in, level); !e.Makes(member, of, by|Maker(level)) {
+				t.Errorf("%s at level %d: not what the program makes", name, level)
 			}
 		}
 	}
 }
 
+// run runs a program, and returns what it prints.
+func run(t *testing.T, dir string, in []byte, args ...string) []byte {
+	t.Helper()
+	c := exec.Command(args[0], args[1:]...)
+	c.Dir, c.Stdin = dir, bytes.NewReader(in)
+	c.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL="+os.DevNull, "GIT_CONFIG_SYSTEM="+os.DevNull)
+	out, err := c.Output()
+	if err != nil {
+		t.Fatalf("%v: %v", args, err)
+	}
+	return out
+}
+
+// As GNU gzip does.
+func TestGzip(t *testing.T) {
+	testenv.Need(t, "gzip")
+	against(t, Gzip, func(t *testing.T, in []byte, level int) (of, member []byte) {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "in"), in, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out := run(t, dir, nil, "gzip", fmt.Sprintf("-%dnc", level), "in")
+		return in, out[10 : len(out)-8]
+	})
+}
+
 // As zlib does, by which git compresses.
 func TestZlib(t *testing.T) {
 	testenv.Need(t, "git")
-	var e Encoder
-	for name, in := range inputs() {
-		for level := MinLevel; level <= MaxLevel; level++ {
-			dir := t.TempDir()
-			git := func(in []byte, args ...string) string {
-				c := exec.Command("git", args...)
-				c.Dir, c.Stdin = dir, bytes.NewReader(in)
-				c.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL="+os.DevNull, "GIT_CONFIG_SYSTEM="+os.DevNull)
-				out, err := c.CombinedOutput()
-				if err != nil {
-					t.Fatalf("%v: %s", err, out)
-				}
-				return strings.TrimSpace(string(out))
-			}
-			git(nil, "init", "-q", ".")
-			id := git(in, "-c", fmt.Sprintf("core.looseCompression=%d", level), "hash-object", "-w", "--stdin")
-			out, err := os.ReadFile(filepath.Join(dir, ".git", "objects", id[:2], id[2:]))
-			if err != nil {
-				t.Fatal(err)
-			}
-			object := append(fmt.Appendf(nil, "blob %d\x00", len(in)), in...)
-			if want := out[2 : len(out)-4]; !e.Makes(want, object, Zlib|Maker(level)) {
-				t.Errorf("%s at level %d: not what zlib makes", name, level)
-			}
+	against(t, Zlib, func(t *testing.T, in []byte, level int) (of, member []byte) {
+		dir := t.TempDir()
+		run(t, dir, nil, "git", "init", "-q", ".")
+		id := strings.TrimSpace(string(run(t, dir, in, "git", "-c", fmt.Sprintf("core.looseCompression=%d", level), "hash-object", "-w", "--stdin")))
+		out, err := os.ReadFile(filepath.Join(dir, ".git", "objects", id[:2], id[2:]))
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
+		return append(fmt.Appendf(nil, "blob %d\x00", len(in)), in...), out[2 : len(out)-4]
+	})
 }
 
 // Some input takes both programs minutes for each MiB.

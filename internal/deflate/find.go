@@ -86,10 +86,10 @@ func (f *Inflater) Find(p []byte, most int) iter.Seq[Member] {
 }
 
 // Maker finds out who made a member of p.
-func (e *Encoder) Maker(p []byte, s Member) (Maker, bool) {
-	for _, m := range s.makers {
-		if e.Makes(p[s.Offset:s.Offset+s.Length], s.Inflated, m) {
-			return m, true
+func (e *Encoder) Maker(p []byte, m Member) (Maker, bool) {
+	for _, by := range m.makers {
+		if e.Makes(p[m.Offset:m.Offset+m.Length], m.Inflated, by) {
+			return by, true
 		}
 	}
 	return 0, false

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -17,31 +16,17 @@ import (
 func TestFind(t *testing.T) {
 	testenv.Need(t, "gzip", "zip")
 	dir := t.TempDir()
-	write := func(name string, p []byte) string {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, p, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-	run := func(name string, args ...string) []byte {
-		c := exec.Command(name, args...)
-		c.Dir = dir
-		out, err := c.Output()
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		return out
-	}
 	text := [][]byte{testenv.Text(1, 90_000), testenv.Text(2, 20_000), testenv.Text(3, 200_000), testenv.Text(4, 5000)}
 	for i, p := range text {
-		write(string(rune('a'+i)), p)
+		if err := os.WriteFile(filepath.Join(dir, string(rune('a'+i))), p, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	parts := [][]byte{
 		testenv.Random(1, 5000),
-		run("gzip", "-9nc", "a"),
-		run("gzip", "-c", "b"), // with a name
-		run("zip", "-q", "-", "c", "d"),
+		run(t, dir, nil, "gzip", "-9nc", "a"),
+		run(t, dir, nil, "gzip", "-c", "b"), // with a name
+		run(t, dir, nil, "zip", "-q", "-", "c", "d"),
 		[]byte("PK\x03\x04"), []byte("\x1f\x8b\x08"),
 	}
 	p := bytes.Join(parts, nil)
